@@ -4,10 +4,16 @@
 
 pub mod entry;
 pub mod ids;
+pub mod judge;
+pub mod lowers;
 pub mod node;
+pub mod pack;
+pub mod plan;
 mod record;
 pub mod scan;
 pub mod spool;
+pub mod table;
+mod tiers;
 pub mod xattr;
 
 pub use record::Malformed;

@@ -262,7 +262,7 @@ impl Node {
                     Some(inner) => [prefix, inner].concat(),
                     None => {
                         let value = xattr::get(dir, name, &key).map_err(failed)?.unwrap_or_default();
-                        markers.note(rest, value);
+                        markers.note(rest, value, semantics).map_err(failed)?;
                         continue;
                     }
                 },
@@ -325,6 +325,15 @@ impl Node {
     }
 }
 
+/// A sibling's name, or a path from the root of the layers; nothing that climbs.
+fn is_redirect(value: &[u8]) -> bool {
+    let is_name = |name: &[u8]| !matches!(name, b"" | b"." | b"..") && !name.contains(&0);
+    match value.strip_prefix(b"/") {
+        Some(path) => path.split(|&byte| byte == b'/').all(is_name),
+        None => is_name(value) && !value.contains(&b'/'),
+    }
+}
+
 #[derive(Debug, Default)]
 struct Markers {
     opaque: Opaque,
@@ -335,17 +344,21 @@ struct Markers {
 }
 
 impl Markers {
-    fn note(&mut self, marker: &[u8], value: Vec<u8>) {
+    fn note(&mut self, marker: &[u8], value: Vec<u8>, semantics: Semantics) -> io::Result<()> {
         match (marker, &value[..]) {
             (b"opaque", b"y") => self.opaque = Opaque::Yes,
             (b"opaque", b"x") => self.opaque = Opaque::HasXattrWhiteouts,
             (b"whiteout", _) => self.whiteout = true,
-            (b"metacopy", _) => self.metacopy = true,
             (b"nlink", _) => self.index = true,
-            (b"redirect", _) => self.redirect = Some(value),
+            // the kernel follows neither with userxattr: any user could point them anywhere
+            (b"metacopy" | b"redirect", _) if semantics == Semantics::User => {}
+            (b"metacopy", _) => self.metacopy = true,
+            (b"redirect", _) if is_redirect(&value) => self.redirect = Some(value),
+            (b"redirect", _) => return Err(io::ErrorKind::InvalidData.into()),
             // origin, impure, protattr, upper, uuid: private to overlayfs, no news for an image
             _ => {}
         }
+        Ok(())
     }
 }
 

@@ -90,6 +90,43 @@ pub(crate) fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<Opti
     }
 }
 
+/// Opens a regular file below `root`, component by component and never through a symlink: a path may be
+/// longer than the kernel takes at once, and the tree may be somebody else's.
+///
+/// # Errors
+/// What the kernel says; `NotFound` also when a component is a symlink or the file is not regular.
+pub fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> std::io::Result<std::fs::File> {
+    let (parent, name) = entry::split(path);
+    let mut dir: Option<OwnedFd> = None;
+    for component in parent.split(|&byte| byte == b'/').filter(|component| !component.is_empty()) {
+        let above = dir.as_ref().map_or(root, |dir| dir.as_fd());
+        dir = Some(open_dir(above, component)?.ok_or(std::io::ErrorKind::NotFound)?);
+    }
+    open_beside(dir.as_ref().map_or(root, |dir| dir.as_fd()), name)
+}
+
+/// Opens a regular file in `dir`. Never a fifo or a device, whose opening alone may block or act.
+///
+/// # Errors
+/// What the kernel says; `NotFound` also for anything but a regular file.
+pub fn open_beside(dir: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<std::fs::File> {
+    let quiet = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC | OFlags::NOCTTY;
+    let fd = match rustix::fs::openat(dir, name, quiet | OFlags::NOATIME, Mode::empty()) {
+        // only the owner and root may read without leaving a trace
+        Err(rustix::io::Errno::PERM) => rustix::fs::openat(dir, name, quiet, Mode::empty()),
+        opened => opened,
+    };
+    let fd = match fd {
+        Err(rustix::io::Errno::LOOP | rustix::io::Errno::NXIO) => Err(std::io::ErrorKind::NotFound.into()),
+        fd => fd.map_err(std::io::Error::from),
+    }?;
+    let file = std::fs::File::from(fd);
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(std::io::ErrorKind::NotFound.into()),
+    }
+}
+
 impl Scan<'_> {
     /// Walks the tree below `root`.
     ///
