@@ -2,4 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod entry;
+pub mod frames;
+pub mod pack;
+pub mod tar;
