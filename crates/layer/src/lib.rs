@@ -2,7 +2,9 @@
 
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod entry;
+pub mod frames;
 pub mod ids;
 pub mod judge;
 pub mod lowers;
@@ -13,6 +15,7 @@ mod record;
 pub mod scan;
 pub mod spool;
 pub mod table;
+pub mod tar;
 mod tiers;
 pub mod xattr;
 
