@@ -147,9 +147,9 @@ pub fn judge<'a>(
     sides: &'a Sides<'a>, tables: &'a [&'a crate::table::Table], stay: usize, linked: &mut dyn Walk,
     walk: &'a mut dyn Walk, bytes: &'a mut dyn Bytes, decisions: &'a mut dyn Decisions,
 ) -> Result<(), JudgeError> {
-    let records = || tables.iter().map(|table| table.records()).collect::<Result<Vec<Records<'_>>, _>>();
-    let groups = Groups::find(sides, linked, Tiers::new(records()?, stay)?)?;
-    let tiers = Tiers::new(records()?, stay)?;
+    let records = || tables.iter().map(|table| table.records()).collect::<Vec<Records<'_>>>();
+    let groups = Groups::find(sides, linked, Tiers::new(records(), stay)?)?;
+    let tiers = Tiers::new(records(), stay)?;
     let seen = walk.next()?;
     let mut judge = Judge {
         sides, tiers, walk, seen, bytes, decisions, groups, lower_links: HashMap::new(), parents: Vec::new(),
@@ -440,6 +440,12 @@ impl Judge<'_> {
             self.skip_seen(path)?;
             return Ok(Some(Right::Absent));
         }
+        let mut seen = seen;
+        let holds = |(key, _): &(Vec<u8>, Vec<u8>)| !key.contains(&b'=');
+        if !seen.node.xattrs.iter().all(holds) {
+            self.decisions.left_out(path, LeftOut::XattrName);
+            seen.node.xattrs.retain(holds);
+        }
         match &seen.node.what {
             What::Whiteout => Ok(Some(Right::Absent)),
             What::Socket => {
@@ -552,6 +558,7 @@ impl Judge<'_> {
         self.bury(&left);
         let Some(mut entry) = self.sides.entry(&seen.node, &path, self.sides.upper_ids)? else { return Ok(()) };
         let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
+        let hash = self.likely_held(&seen, &entry, held.as_ref())?;
         let first = self.groups.by_inode.get(&inode).and_then(|group| group.emitted.clone());
         if let Some((target, target_held)) = first {
             entry.kind = Kind::Hardlink { target };
@@ -571,11 +578,26 @@ impl Judge<'_> {
             }
             _ => Source::Nothing,
         };
-        let taken = self.emit(entry, source, seen.hash, was, held)?;
+        let taken = self.emit(entry, source, hash, was, held)?;
         if let Some(group) = self.groups.by_inode.get_mut(&inode) {
             group.emitted = Some((path.clone(), taken));
         }
         self.skip_said(&path, true)
+    }
+
+    /// What the bytes hash to, read for it where an earlier layer likely has them: same size, same time of
+    /// last change, only owner or mode moved.
+    fn likely_held(
+        &mut self, seen: &Seen, entry: &Entry, held: Option<&(usize, Record)>,
+    ) -> Result<Option<ContentHash>, JudgeError> {
+        let is_likely = |(_, record): &(usize, Record)| {
+            record.content.is_some_and(|content| content.size > 0 && content.size == seen.node.stat.size)
+                && record.entry.meta.mtime == entry.meta.mtime
+        };
+        match seen.hash {
+            None if held.is_some_and(is_likely) => Ok(self.bytes.hash(seen)?),
+            known => Ok(known),
+        }
     }
 
     /// `None`: its bytes cannot be read now.

@@ -12,6 +12,7 @@ pub mod node;
 pub mod pack;
 pub mod plan;
 mod record;
+pub mod record_file;
 pub mod scan;
 pub mod spool;
 pub mod table;

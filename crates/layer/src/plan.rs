@@ -15,7 +15,7 @@ use crate::node::Node;
 use crate::pack::Extent;
 use crate::record::{Malformed, Put, Take};
 use crate::spool::{Sorter, SpillDir, Spool};
-use crate::table::{Content, ContentHash, put_entry, take_entry};
+use crate::table::{Content, ContentHash, put_entry, put_extent, take_entry, take_extent};
 
 /// One member of the new layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -220,16 +220,6 @@ fn sort_path(entry: &Entry) -> Vec<u8> {
         }
         _ => entry.path.clone(),
     }
-}
-
-fn put_extent(out: &mut Vec<u8>, extent: Extent) {
-    for number in [extent.offset, extent.header, extent.len] {
-        out.number(number);
-    }
-}
-
-fn take_extent(from: &mut Take<'_>) -> Result<Extent, Malformed> {
-    Ok(Extent { offset: from.number()?, header: from.number()?, len: from.number()? })
 }
 
 impl Step {

@@ -4,22 +4,18 @@
 //! the layer. It is a cache beside the blob. A table that is missing, torn or of another version costs a
 //! new chain of layers and nothing else, so reading verifies a checksum first and everything after.
 //!
-//! # Shape
-//! ```text
-//! magic "HSTABLE\0" · version u32 · record* · end
-//! record: length u32 (> 0) · bytes          end: length 0 · count u64 · BLAKE3 of all before it
-//! ```
-//! Numbers are little-endian; docs/formats/layer-table.md has the bytes of a record.
+//! The bytes of a record stand in docs/formats/layer-table.md; the file around them is a
+//! [record file](crate::record_file).
 
 use std::fs::File;
-use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
+use std::io;
 
 use crate::entry::{Entry, Kind, Meta};
 use crate::pack::Extent;
 use crate::record::{Malformed, Put, Take};
+use crate::record_file::{Format, RawRecords, RecordFile, RecordFileError, RecordFileWriter};
 
-const MAGIC: [u8; 8] = *b"HSTABLE\0";
-const VERSION: u32 = 1;
+const FORMAT: Format = Format { magic: *b"HSTABLE\0", version: 1 };
 
 /// BLAKE3 of a file's bytes.
 pub type ContentHash = [u8; 32];
@@ -48,27 +44,16 @@ pub struct Content {
     pub at: Extent,
 }
 
-/// Why a table cannot be used. The cure is the same for all: start a new chain.
-#[derive(Debug, thiserror::Error)]
-pub enum TableError {
-    /// Reading or writing the file.
-    #[error("layer table")]
-    Io(#[from] io::Error),
-    /// Not a table, of another version, torn or changed.
-    #[error("layer table: {0}")]
-    Unusable(&'static str),
-    /// A record does not read.
-    #[error("layer table")]
-    Malformed(#[from] Malformed),
-}
+/// Why a table cannot be used. The cure is the same for all: start a new chain of layers.
+pub type TableError = RecordFileError;
 
-fn put_extent(out: &mut Vec<u8>, extent: Extent) {
+pub(crate) fn put_extent(out: &mut Vec<u8>, extent: Extent) {
     out.number(extent.offset);
     out.number(extent.header);
     out.number(extent.len);
 }
 
-fn take_extent(from: &mut Take<'_>) -> Result<Extent, Malformed> {
+pub(crate) fn take_extent(from: &mut Take<'_>) -> Result<Extent, Malformed> {
     let (offset, header, len) = (from.number()?, from.number()?, from.number()?);
     if header > len || offset.checked_add(len).is_none() {
         return Err(Malformed("extent past the end of numbers"));
@@ -167,12 +152,7 @@ impl Record {
 
 /// Writes a table; records must come in path order.
 #[derive(Debug)]
-pub struct TableWriter {
-    out: BufWriter<File>,
-    hash: blake3::Hasher,
-    count: u64,
-    record: Vec<u8>,
-}
+pub struct TableWriter(RecordFileWriter);
 
 impl TableWriter {
     /// Starts a table in an empty file.
@@ -180,16 +160,7 @@ impl TableWriter {
     /// # Errors
     /// Those of writing.
     pub fn create(file: File) -> io::Result<TableWriter> {
-        let (out, hash) = (BufWriter::with_capacity(1 << 16, file), blake3::Hasher::new());
-        let mut writer = TableWriter { out, hash, count: 0, record: Vec::new() };
-        writer.write(&MAGIC)?;
-        writer.write(&VERSION.to_le_bytes())?;
-        Ok(writer)
-    }
-
-    fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.hash.update(bytes);
-        self.out.write_all(bytes)
+        RecordFileWriter::create(file, FORMAT).map(TableWriter)
     }
 
     /// Appends a record.
@@ -197,125 +168,58 @@ impl TableWriter {
     /// # Errors
     /// Those of writing.
     pub fn push(&mut self, record: &Record) -> io::Result<()> {
-        let mut bytes = std::mem::take(&mut self.record);
-        bytes.clear();
-        bytes.extend_from_slice(&[0; 4]);
-        record.put(&mut bytes);
-        let len = u32::try_from(bytes.len() - 4).map_err(|_| io::ErrorKind::FileTooLarge)?;
-        bytes[..4].copy_from_slice(&len.to_le_bytes());
-        self.write(&bytes)?;
-        self.count += 1;
-        self.record = bytes;
-        Ok(())
+        self.0.push(|out| record.put(out))
     }
 
     /// Ends the table and gives the file back, written but not synced: it is a cache.
     ///
     /// # Errors
     /// Those of writing.
-    pub fn finish(mut self) -> io::Result<File> {
-        let count = self.count;
-        self.write(&0u32.to_le_bytes())?;
-        self.write(&count.to_le_bytes())?;
-        let hash = self.hash.finalize();
-        self.out.write_all(hash.as_bytes())?;
-        Ok(self.out.into_inner().map_err(io::IntoInnerError::into_error)?)
+    pub fn finish(self) -> io::Result<File> {
+        self.0.finish()
     }
 }
 
 /// A table whose checksum was found right.
 #[derive(Debug)]
-pub struct Table {
-    file: File,
-}
+pub struct Table(RecordFile);
 
 impl Table {
     /// Verifies the whole file.
     ///
     /// # Errors
-    /// [`TableError::Unusable`] says what is wrong with it.
-    pub fn open(mut file: File) -> Result<Table, TableError> {
-        let len = file.metadata()?.len();
-        let body = len.checked_sub(32).ok_or(TableError::Unusable("ends early"))?;
-        file.rewind()?;
-        let mut hash = blake3::Hasher::new();
-        let mut reader = BufReader::with_capacity(1 << 17, &file);
-        hash.update_reader((&mut reader).take(body))?;
-        let mut expected = [0u8; 32];
-        reader.read_exact(&mut expected)?;
-        if *hash.finalize().as_bytes() != expected {
-            return Err(TableError::Unusable("its checksum is wrong"));
-        }
-        let table = Table { file };
-        let _ = table.records()?;
-        Ok(table)
+    /// [`TableError`] says what is wrong with it.
+    pub fn open(file: File) -> Result<Table, TableError> {
+        Ok(Table(RecordFile::open(file, FORMAT)?))
     }
 
     /// Reads from the first record on.
-    ///
-    /// # Errors
-    /// [`TableError::Unusable`] for a file of another version.
-    pub fn records(&self) -> Result<Records<'_>, TableError> {
-        let mut reader = BufReader::with_capacity(1 << 16, FileAt { file: &self.file, at: 0 });
-        let mut head = [0u8; 12];
-        reader.read_exact(&mut head)?;
-        if head[..8] != MAGIC {
-            return Err(TableError::Unusable("not a layer table"));
-        }
-        if head[8..] != VERSION.to_le_bytes() {
-            return Err(TableError::Unusable("another version wrote it"));
-        }
-        Ok(Records { reader, buffer: Vec::new(), ended: false })
-    }
-}
-
-#[derive(Debug)]
-struct FileAt<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for FileAt<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
+    #[must_use]
+    pub fn records(&self) -> Records<'_> {
+        Records { records: self.0.records(), failed: false }
     }
 }
 
 /// One pass over a [`Table`].
 #[derive(Debug)]
 pub struct Records<'a> {
-    reader: BufReader<FileAt<'a>>,
-    buffer: Vec<u8>,
-    ended: bool,
+    records: RawRecords<'a>,
+    failed: bool,
 }
 
 impl Iterator for Records<'_> {
     type Item = Result<Record, TableError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        if self.ended {
+        if self.failed {
             return None;
         }
-        let mut read = || -> Result<Option<Record>, TableError> {
-            let mut len = [0u8; 4];
-            self.reader.read_exact(&mut len)?;
-            let len = u32::from_le_bytes(len) as usize;
-            if len == 0 {
-                return Ok(None);
-            }
-            // the checksum was right, so a length is one that was written; the bound keeps a wrong
-            // writer from becoming a large allocation
-            if len > 1 << 24 {
-                return Err(TableError::Unusable("a record is too large"));
-            }
-            self.buffer.resize(len, 0);
-            self.reader.read_exact(&mut self.buffer)?;
-            Ok(Some(Record::parse(&self.buffer)?))
+        let next = match self.records.next_record() {
+            Ok(Some(bytes)) => Some(Record::parse(bytes).map_err(TableError::Malformed)),
+            Ok(None) => None,
+            Err(error) => Some(Err(error)),
         };
-        let next = read().transpose();
-        self.ended = !matches!(next, Some(Ok(_)));
+        self.failed = matches!(next, Some(Err(_)));
         next
     }
 }
@@ -360,7 +264,7 @@ mod tests {
     fn records_read_back() {
         let (records, file) = sample();
         let table = Table::open(file).unwrap();
-        let read: Vec<Record> = table.records().unwrap().map(Result::unwrap).collect();
+        let read: Vec<Record> = table.records().map(Result::unwrap).collect();
         assert_eq!(read, records);
     }
 

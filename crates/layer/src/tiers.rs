@@ -143,7 +143,7 @@ mod tests {
     }
 
     fn said(tables: &[Table], stay: usize) -> Vec<String> {
-        let records = tables.iter().map(|table| table.records().unwrap()).collect();
+        let records = tables.iter().map(Table::records).collect();
         let mut tiers = Tiers::new(records, stay).unwrap();
         let mut lines = Vec::new();
         while let Some(said) = tiers.next().unwrap() {
