@@ -6,3 +6,5 @@
 #![expect(unsafe_code, reason = "this room exists to confine it")]
 
 pub mod file_range;
+pub mod mountinfo;
+pub mod process;
