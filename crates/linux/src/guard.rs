@@ -20,7 +20,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 
 /// What a guard does when it acts.
 #[derive(Debug, Clone, Copy)]
@@ -39,6 +41,8 @@ pub struct Deed<'a> {
 #[derive(Debug)]
 pub struct Guard {
     process: OwnedFd,
+    /// Known once it was reaped.
+    acted: Option<bool>,
     /// Held open only; its closing is the message.
     _alive: OwnedFd,
 }
@@ -76,7 +80,7 @@ impl Guard {
         let Some(pid) = Pid::from_raw(pid).filter(|_| pid > 0) else { return Err(fork_error) };
         // The child cannot be reaped by anybody but us before this, so the number is still its own.
         let process = pidfd_open(pid, PidfdFlags::empty())?;
-        Ok(Guard { process, _alive: alive })
+        Ok(Guard { process, acted: None, _alive: alive })
     }
 
     /// Whether the guard is gone: time was up and it acted, or somebody killed it.
@@ -86,26 +90,26 @@ impl Guard {
         !matches!(waitid(WaitId::PidFd(self.process.as_fd()), options), Ok(None))
     }
 
-    /// Ends the guard and says whether it had acted before.
-    #[must_use]
-    pub fn dismiss(self) -> bool {
-        self.end()
-    }
-
-    fn end(&self) -> bool {
+    /// Ends the guard and says whether it had acted before because time was up.
+    pub fn dismiss(&mut self) -> bool {
+        if let Some(acted) = self.acted {
+            return acted;
+        }
         // Killing rather than asking: a guard that somebody stopped would not answer.
         let _ = pidfd_send_signal(&self.process, Signal::KILL);
-        match waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED) {
+        let acted = match waitid(WaitId::PidFd(self.process.as_fd()), WaitIdOptions::EXITED) {
             Ok(Some(status)) => status.exit_status() == Some(TIME_WAS_UP),
             // Reaped by somebody else in this process, or already by us.
             Ok(None) | Err(_) => false,
-        }
+        };
+        self.acted = Some(acted);
+        acted
     }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let _ = self.end();
+        self.dismiss();
     }
 }
 
@@ -116,6 +120,8 @@ fn guard(deed: &Deed<'_>, watched: &OwnedFd, alive: RawFd, keep: &[RawFd; 4], ti
     unsafe { libc::close(alive) };
     close_all_but(keep);
     let _ = rustix::process::setsid();
+    // Whoever unmounts our working directory need not wait for the guard.
+    let _ = rustix::process::chdir(c"/");
 
     let mut fds = [PollFd::new(watched, PollFlags::IN)];
     let ready = loop {
@@ -209,7 +215,7 @@ mod tests {
 
     #[test]
     fn dismissed_it_does_nothing() {
-        let (written, empty, acted) = watch(Duration::from_secs(60), |guard| {
+        let (written, empty, acted) = watch(Duration::from_secs(60), |mut guard| {
             assert!(!guard.is_gone());
             guard.dismiss()
         });
@@ -218,7 +224,7 @@ mod tests {
 
     #[test]
     fn when_time_is_up_it_acts_and_keeps_the_name() {
-        let (written, empty, acted) = watch(Duration::from_millis(20), |guard| {
+        let (written, empty, acted) = watch(Duration::from_millis(20), |mut guard| {
             let since = Instant::now();
             while !guard.is_gone() && since.elapsed() < Duration::from_secs(10) {
                 std::thread::sleep(Duration::from_millis(1));

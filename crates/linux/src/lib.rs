@@ -7,6 +7,7 @@
 
 pub mod clone;
 pub mod extents;
+pub mod fanotify;
 pub mod freezer;
 pub mod guard;
 pub mod lease;
