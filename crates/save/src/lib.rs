@@ -2,4 +2,8 @@
 
 #![forbid(unsafe_code)]
 
+pub mod capture;
+pub mod clean;
+pub mod pause;
 pub mod source;
+pub mod watch;
