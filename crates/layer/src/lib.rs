@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 pub mod codec;
+pub mod compose;
 pub mod entry;
 pub mod frames;
 pub mod ids;
@@ -11,7 +12,7 @@ pub mod lowers;
 pub mod node;
 pub mod pack;
 pub mod plan;
-mod record;
+pub mod wire;
 pub mod record_file;
 pub mod scan;
 pub mod spool;
@@ -20,4 +21,4 @@ pub mod tar;
 mod tiers;
 pub mod xattr;
 
-pub use record::Malformed;
+

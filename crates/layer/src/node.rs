@@ -11,7 +11,7 @@ use rustix::fs::{AtFlags, FileType, StatxFlags};
 
 use crate::entry::{Kind, Meta, PathBytes, Time};
 use crate::ids::IdMap;
-use crate::record::{Malformed, Put, Take};
+use crate::wire::{Malformed, Put, Take};
 use crate::xattr::{self, XattrPolicy};
 
 /// How the directory is to be read.
@@ -400,7 +400,7 @@ fn take_option(from: &mut Take<'_>) -> Result<Option<Vec<u8>>, Malformed> {
 
 impl Node {
     /// Appends the node as a record.
-    pub(crate) fn put(&self, out: &mut Vec<u8>) {
+    pub fn put(&self, out: &mut Vec<u8>) {
         out.bytes(&self.path);
         match &self.what {
             What::Dir { opaque, redirect } => {

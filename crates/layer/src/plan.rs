@@ -13,7 +13,7 @@ use crate::entry::{Entry, Kind, join, path_order, split};
 use crate::lowers::Place;
 use crate::node::Node;
 use crate::pack::Extent;
-use crate::record::{Malformed, Put, Take};
+use crate::wire::{Malformed, Put, Take};
 use crate::spool::{Sorter, SpillDir, Spool};
 use crate::table::{Content, ContentHash, put_entry, put_extent, take_entry, take_extent};
 

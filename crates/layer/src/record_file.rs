@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
-use crate::record::Malformed;
+use crate::wire::Malformed;
 
 /// Why a file of records cannot be used.
 #[derive(Debug, thiserror::Error)]

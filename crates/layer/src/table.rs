@@ -12,7 +12,7 @@ use std::io;
 
 use crate::entry::{Entry, Kind, Meta};
 use crate::pack::Extent;
-use crate::record::{Malformed, Put, Take};
+use crate::wire::{Malformed, Put, Take};
 use crate::record_file::{Format, RawRecords, RecordFile, RecordFileError, RecordFileWriter};
 
 const FORMAT: Format = Format { magic: *b"HSTABLE\0", version: 1 };
@@ -118,7 +118,7 @@ pub(crate) fn take_entry(from: &mut Take<'_>) -> Result<Entry, Malformed> {
 }
 
 impl Record {
-    fn put(&self, out: &mut Vec<u8>) {
+    pub(crate) fn put(&self, out: &mut Vec<u8>) {
         put_entry(out, &self.entry);
         put_extent(out, self.extent);
         out.push(u8::from(self.opaque.is_some()) | u8::from(self.content.is_some()) << 1);
@@ -132,7 +132,7 @@ impl Record {
         }
     }
 
-    fn parse(bytes: &[u8]) -> Result<Record, Malformed> {
+    pub(crate) fn parse(bytes: &[u8]) -> Result<Record, Malformed> {
         let mut from = Take(bytes);
         let entry = take_entry(&mut from)?;
         let extent = take_extent(&mut from)?;

@@ -8,10 +8,10 @@ use crate::entry::Time;
 /// A record does not read as what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed record: {0}")]
-pub struct Malformed(pub(crate) &'static str);
+pub struct Malformed(pub &'static str);
 
 /// Appends the shapes to a buffer.
-pub(crate) trait Put {
+pub trait Put {
     fn number(&mut self, value: u64);
     fn bytes(&mut self, bytes: &[u8]);
     fn time(&mut self, time: Time);
@@ -49,16 +49,16 @@ impl Put for Vec<u8> {
 
 /// Takes the shapes from the front of a slice.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Take<'a>(pub(crate) &'a [u8]);
+pub struct Take<'a>(pub &'a [u8]);
 
 impl<'a> Take<'a> {
-    pub(crate) fn byte(&mut self) -> Result<u8, Malformed> {
+    pub fn byte(&mut self) -> Result<u8, Malformed> {
         let (&first, rest) = self.0.split_first().ok_or(Malformed("ends early"))?;
         self.0 = rest;
         Ok(first)
     }
 
-    pub(crate) fn number(&mut self) -> Result<u64, Malformed> {
+    pub fn number(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;
@@ -74,24 +74,24 @@ impl<'a> Take<'a> {
         Err(Malformed("number over 64 bits"))
     }
 
-    pub(crate) fn number32(&mut self) -> Result<u32, Malformed> {
+    pub fn number32(&mut self) -> Result<u32, Malformed> {
         u32::try_from(self.number()?).map_err(|_| Malformed("number over 32 bits"))
     }
 
-    pub(crate) fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
+    pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed("ends early"))?;
         self.0 = rest;
         Ok(*head)
     }
 
-    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
+    pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let len = usize::try_from(self.number()?).map_err(|_| Malformed("length over memory"))?;
         let (head, rest) = self.0.split_at_checked(len).ok_or(Malformed("ends early"))?;
         self.0 = rest;
         Ok(head)
     }
 
-    pub(crate) fn time(&mut self) -> Result<Time, Malformed> {
+    pub fn time(&mut self) -> Result<Time, Malformed> {
         let zigzag = self.number()?;
         let secs = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
         let nanos = self.number32()?;
@@ -101,7 +101,7 @@ impl<'a> Take<'a> {
         Ok(Time { secs, nanos })
     }
 
-    pub(crate) fn pairs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
+    pub fn pairs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
         let count = self.number()?;
         let mut pairs = Vec::new();
         for _ in 0..count {
