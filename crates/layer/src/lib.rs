@@ -2,4 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod codec;
 pub mod entry;
+pub mod tar;
+pub mod unpack;

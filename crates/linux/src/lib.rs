@@ -4,3 +4,5 @@
 //! does not know what the calls are for. What `rustix` offers safely is used from there directly.
 
 #![expect(unsafe_code, reason = "this room exists to confine it")]
+
+pub mod resolve;

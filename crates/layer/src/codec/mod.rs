@@ -1,0 +1,3 @@
+//! Compression of layers, and the digests of both sides of it.
+
+pub mod read;
