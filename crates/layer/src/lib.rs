@@ -22,3 +22,4 @@ mod tiers;
 pub mod xattr;
 
 
+pub mod unpack;

@@ -15,3 +15,4 @@ pub mod lease;
 pub mod mountinfo;
 pub mod process;
 pub mod stamp;
+pub mod resolve;

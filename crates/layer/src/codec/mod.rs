@@ -206,3 +206,5 @@ impl Decoder {
 
 #[cfg(test)]
 pub(crate) mod tests;
+//! Compression of layers, and the digests of both sides of it.
+pub mod read;

@@ -13,3 +13,7 @@ pub const TRAILER: u64 = 2 * BLOCK;
 pub const fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK
 }
+//! The tar format, as layers use it.
+pub mod read;
+#[cfg(test)]
+pub(crate) mod testing;
