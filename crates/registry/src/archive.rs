@@ -9,6 +9,8 @@
 //! ```
 //!
 //! Readers of docker archives expect plain or gzip layers; those of podman and skopeo take zstd too.
+//! The other way round, skopeo finds images in docker's format only through `docker-archive:`, because
+//! its `oci-archive:` looks for OCI media types; containerd takes both.
 //!
 //! # Errors
 //!
