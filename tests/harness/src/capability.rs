@@ -242,10 +242,12 @@ pub fn require(test: &str, capabilities: &[Capability]) -> bool {
 
 /// `Ok(None)`: run it. `Ok(Some(reason))`: skip it (already told). `Err`: it was required.
 pub fn why_not(test: &str, capabilities: &[Capability]) -> Result<Option<String>> {
+    // Read even when nothing is missing: a misspelt word must never go unnoticed.
+    let required = demanded(&std::env::var("REQUIRE").unwrap_or_default());
     for capability in capabilities {
         let Some(reason) = capability.missing() else { continue };
         let word = capability.word();
-        ensure!(!capability.is_required(), "REQUIRE demands {word}, which is missing: {reason}");
+        ensure!(!required.contains(capability), "REQUIRE demands {word}, which is missing: {reason}");
         let line = format!("{test}: needs {word}: {reason}");
         crate::scratch::complain(&format!("SKIP {line}"));
         if let Some(path) = std::env::var_os("HEADSTART_TEST_SKIPS") {
