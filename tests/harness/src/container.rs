@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 
 use crate::bundle::Bundle;
 use crate::capability::Capability;
@@ -182,6 +182,17 @@ impl Container {
     /// Runs a shell script in it, stopping at the first command that fails.
     pub fn sh(&self, script: &str) -> Result<Ran> {
         self.exec(["/bin/sh", "-ec", script])
+    }
+
+    /// Starts a program in it and leaves it running; it ends with the container.
+    pub fn exec_detached<A: AsRef<OsStr>>(&self, args: impl IntoIterator<Item = A>) -> Result<()> {
+        let mut command = self.runtime.command(&self.state);
+        command.args(["exec", "--detach", &self.id]).args(args);
+        // Its outputs would keep a pipe of ours open until the container ends.
+        let null = std::process::Stdio::null;
+        let status = command.stdin(null()).stdout(null()).stderr(null()).status().context("start exec")?;
+        ensure!(status.success(), "{} exec --detach ended with {status}", self.runtime.program());
+        Ok(())
     }
 
     /// Pauses it, as `crun pause` does.

@@ -4,8 +4,8 @@ use std::fs;
 
 use anyhow::{Context, Result, ensure};
 use harness::{
-    Capability::{Busybox, Crun, Freezer, Overlay, Root, Runc},
-    Container, OverlayMount, Runtime, Scratch,
+    Capability::{Busybox, Crun, Freezer, Overlay, Root, Runc, Userns},
+    Container, OverlayMount, OverlayOptions, Runtime, Scratch, busybox_rootfs, run,
 };
 
 use crate::Case;
@@ -25,6 +25,10 @@ pub(crate) fn cases() -> Vec<Case> {
             is_frozen_and_removed(Runtime::Runc)
         }),
         Case::new("container::volumes_stay_out_of_the_upper", &[Root, Overlay, Busybox, Crun], volumes),
+        Case::new("container::detached_programs_go_with_it", &[Root, Overlay, Busybox, Crun], detached),
+        Case::new("container::user_namespace_shifts_ids", &[Root, Overlay, Busybox, Crun, Userns], || {
+            user_namespace(Runtime::Crun)
+        }),
     ]
 }
 
@@ -88,5 +92,40 @@ fn volumes() -> Result<()> {
     }
     let environ = fs::read(format!("/proc/{}/environ", container.pid()))?;
     ensure!(environ.split(|byte| *byte == 0).any(|word| word == b"WHO=me"), "the variable is not set");
+    Ok(())
+}
+
+fn detached() -> Result<()> {
+    let scratch = Scratch::new("detached")?;
+    let overlay = OverlayMount::over_busybox(&scratch)?;
+    let container = Container::builder(overlay.target()).start(&scratch)?;
+    container.exec_detached(["/bin/sh", "-c", "echo $$ > /started; exec sleep 2147483647"])?;
+    let started = overlay.target().join("started");
+    while fs::read(&started).unwrap_or_default().is_empty() {
+        std::thread::yield_now();
+    }
+    let members = || fs::read_to_string(container.freezer().join("cgroup.procs"));
+    ensure!(members()?.lines().count() == 2, "the program is not in the container's cgroup");
+    Ok(())
+}
+
+fn user_namespace(runtime: Runtime) -> Result<()> {
+    use std::os::unix::fs::MetadataExt;
+    let scratch = Scratch::new("userns")?;
+    let base = busybox_rootfs(&scratch.dir("base")?)?;
+    let (upper, work, root) = (scratch.dir("upper")?, scratch.dir("work")?, scratch.dir("root")?);
+    for tree in [&base, &upper] {
+        let words = ["--recursive".as_ref(), "--no-dereference".as_ref(), "100000:100000".as_ref()];
+        run("chown", words.into_iter().chain([tree.as_os_str()]))?;
+    }
+    let overlay = OverlayOptions::new().lower(base).upper(&upper, work).mount(&root)?;
+    let container = Container::builder(overlay.target())
+        .runtime(runtime)
+        .user_namespace(100_000, 65_536)
+        .start(&scratch)?;
+    container.sh("echo x > /mine; echo x > /other; chown 1000:1001 /other")?;
+    let ids = |name: &str| fs::metadata(upper.join(name)).map(|meta| (meta.uid(), meta.gid()));
+    ensure!(ids("mine")? == (100_000, 100_000), "root inside is {:?} outside", ids("mine")?);
+    ensure!(ids("other")? == (101_000, 101_001), "1000:1001 inside is {:?} outside", ids("other")?);
     Ok(())
 }
