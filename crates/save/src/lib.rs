@@ -7,3 +7,4 @@ pub mod clean;
 pub mod pause;
 pub mod source;
 pub mod watch;
+//!
