@@ -77,6 +77,8 @@ pub enum LeftOut {
     XattrName,
     /// A character device 0:0 in a tree that is no overlay: an image would read it as a deletion.
     WhiteoutDevice,
+    /// Something else that a tar cannot hold, such as a device number.
+    Unrepresentable,
 }
 
 /// Collects steps and puts them into order.

@@ -137,6 +137,40 @@ impl Scan<'_> {
         self.directory(Some(root), &place, visit)
     }
 
+    /// Looks at one path again. A directory that is not the one of `known_inode` is walked with all that is
+    /// in it. Returns whether nothing that was known at or below the path counts any more.
+    ///
+    /// # Errors
+    /// As [`Scan::walk`].
+    pub fn walk_one<V: Visit>(
+        &self, root: BorrowedFd<'_>, path: &[u8], known_inode: Option<u64>, visit: &mut V,
+    ) -> Result<bool, V::Error> {
+        let (parent, name) = entry::split(path);
+        let mut dir: Option<OwnedFd> = None;
+        for component in parent.split(|&byte| byte == b'/').filter(|component| !component.is_empty()) {
+            let above = dir.as_ref().map_or(root, |dir| dir.as_fd());
+            dir = match open_dir(above, component).map_err(|error| NodeError::read(path, error))? {
+                Some(dir) => Some(dir),
+                None => return Ok(true),
+            };
+        }
+        let dir = dir.as_ref().map_or(root, |dir| dir.as_fd());
+        let Some(mut node) = Node::read(dir, name, path.to_vec(), self.how, false)? else { return Ok(true) };
+        match (self.select)(path, node.is_dir()) {
+            Select::Take => {}
+            Select::Context if node.is_dir() => node.become_context(),
+            Select::Context | Select::Skip => return Ok(true),
+        }
+        let is_known = node.is_dir() && known_inode == Some(node.stat.ino);
+        if node.is_dir() && !is_known {
+            let place = Place { path: parent.to_vec(), depth: 0, how: self.how, xattr_whiteouts: false };
+            self.name(dir, name, &place, visit)?;
+            return Ok(true);
+        }
+        visit.node(node, dir)?;
+        Ok(!is_known)
+    }
+
     /// Walks one directory; `dir` is `None` for one that only grafts need.
     fn directory<V: Visit>(
         &self, dir: Option<BorrowedFd<'_>>, place: &Place, visit: &mut V,

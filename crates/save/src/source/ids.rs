@@ -38,6 +38,18 @@ impl IdMap {
         self.uids.is_empty() && self.gids.is_empty()
     }
 
+    /// The ranges of user ids; none for the identity.
+    #[must_use]
+    pub fn uids(&self) -> &[IdRange] {
+        &self.uids
+    }
+
+    /// The ranges of group ids; none for the identity.
+    #[must_use]
+    pub fn gids(&self) -> &[IdRange] {
+        &self.gids
+    }
+
     /// The user id that the image says for this one on disk; `None` when the container has no such id.
     #[must_use]
     pub fn uid_to_image(&self, host: u32) -> Option<u32> {
