@@ -262,7 +262,8 @@ fn find_process(pid: i32, options: &FindOptions) -> Result<Source, SourceError> 
     if handle.command()?.starts_with(b"runsc") {
         return Err(SourceError::Gvisor { path: shown });
     }
-    if facts.identity() == own_root.identity() && facts.mount == own_root.mount {
+    // In whichever mount namespace: a container never shares its root directory with the host.
+    if facts.identity() == own_root.identity() {
         return Err(SourceError::OwnRoot { pid });
     }
     let theirs = handle.mounts()?;
@@ -270,9 +271,6 @@ fn find_process(pid: i32, options: &FindOptions) -> Result<Source, SourceError> 
     // Where the root is no overlay it matters what it is; where it is one, that it is all of it.
     if let Some(mount) = their_root {
         judge_type(mount, &shown)?;
-        if own_root.device == mount.device && facts.identity() == own_root.identity() {
-            return Err(SourceError::OwnRoot { pid });
-        }
     }
     let their_root = their_root.filter(|mount| facts.mount_root && mount.root == b"/");
     let Some(their_root) = their_root else { return Err(SourceError::NotRootOfMount { pid }) };
