@@ -5,5 +5,6 @@
 
 #![expect(unsafe_code, reason = "this room exists to confine it")]
 
+pub mod idmap;
 pub mod mountinfo;
 pub mod process;

@@ -429,8 +429,6 @@ fn processes_that_are_no_container() {
         assert!(matches!(error, SourceError::OwnRoot { .. }), "{error}");
         let neighbour = Running::start(Command::new("sleep").arg("1000"), "sleep");
         assert!(matches!(find_pid(neighbour.pid()), Err(SourceError::OwnRoot { .. })));
-        // The first process, whatever it stands on, is never a container.
-        assert!(find_pid(1).is_err());
         assert_eq!(find_pid(i32::MAX).unwrap_err().kind(), ErrorKind::NotFound);
         let mut zombie = Command::new("true").spawn().unwrap();
         let pid = i32::try_from(zombie.id()).unwrap();
@@ -723,13 +721,7 @@ fn shifted_layers_of_a_user_namespace() {
             Command::new("chown").args(["-hR", "100000:100000"]).arg(tree).status().unwrap();
         }
         bench.mount("");
-        let process = Running::start(
-            Command::new("unshare").args(["-U", "-R"]).arg(&bench.merged).args(["/bin/sleep", "1000"]),
-            "/bin/sleep",
-        );
-        for map in ["uid_map", "gid_map"] {
-            std::fs::write(format!("/proc/{}/{map}", process.pid()), "0 100000 65536").unwrap();
-        }
+        let process = in_user_namespace(&bench.merged);
         let source = find_pid(process.pid()).unwrap();
         let found = overlay(&source);
         assert_eq!(found.ids.uid_to_image(100_007), Some(7));
@@ -765,5 +757,74 @@ fn a_container_of_runc() {
         let cgroups = &source.process.as_ref().unwrap().cgroups;
         let path = cgroups.freezer.as_ref().or(cgroups.unified.as_ref()).unwrap();
         assert!(path.to_str().unwrap().contains("headstart-test-"), "{path:?}");
+    });
+}
+
+/// A process in a user namespace of its own, ids from 0 being those from 100000 outside.
+fn in_user_namespace(root: &Path) -> Running {
+    let process = Running::start(
+        Command::new("unshare").args(["-U", "-R"]).arg(root).args(["/bin/sleep", "1000"]),
+        "/bin/sleep",
+    );
+    for map in ["uid_map", "gid_map"] {
+        std::fs::write(format!("/proc/{}/{map}", process.pid()), "0 100000 65536").unwrap();
+    }
+    process
+}
+
+#[test]
+fn idmapped_lowers() {
+    use rustix::mount::{MoveMountFlags, OpenTreeFlags, move_mount, open_tree};
+    with_mounts(|at| {
+        // As containerd does it: the lowers keep the ids of the image, the upper has those of the host.
+        let mut bench = Bench::new(at);
+        let on_disk = bench.lower.clone();
+        let [idmapped] = dirs(at, ["idmapped"]);
+        let helper = in_user_namespace(Path::new("/"));
+        let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC;
+        let tree = open_tree(rustix::fs::CWD, &on_disk, flags).unwrap();
+        let userns = std::fs::File::open(format!("/proc/{}/ns/user", helper.pid())).unwrap();
+        linux::idmap::map_ids(std::os::fd::AsFd::as_fd(&tree), &userns).unwrap();
+        let empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+        move_mount(&tree, "", rustix::fs::CWD, &idmapped, empty).unwrap();
+        drop(tree);
+        assert_eq!(std::fs::metadata(idmapped.join("etc/issue")).unwrap().uid(), 100_000);
+        std::os::unix::fs::chown(&bench.upper, Some(100_000), Some(100_000)).unwrap();
+        bench.lower = idmapped;
+        bench.mount("");
+
+        let process = in_user_namespace(&bench.merged);
+        let source = find_pid(process.pid()).unwrap();
+        let found = overlay(&source);
+        assert_eq!(found.ids.uid_to_image(100_007), Some(7));
+        assert_eq!(found.ids.uid_to_image(7), None);
+        // Read through the directory that was opened, a file of the lower has the owner in the image.
+        let issue =
+            rustix::fs::statat(&found.lowers[0].fd, "etc/issue", rustix::fs::AtFlags::empty()).unwrap();
+        assert_eq!(found.lower_ids.uid_to_image(issue.st_uid), Some(0));
+        assert!(!source.warnings.contains(&Warning::IdsUnproven));
+
+        // What the user says goes before what is seen.
+        let range = linux::process::IdRange { container: 5, host: 100_000, size: 10 };
+        let options = FindOptions {
+            uidmap: vec![range],
+            gidmap: vec![range],
+            lower_unmapped: true,
+            ..FindOptions::default()
+        };
+        let source = find(&Spec::Pid(process.pid()), &options).unwrap();
+        assert_eq!(overlay(&source).ids.uid_to_image(100_001), Some(6));
+        assert!(overlay(&source).lower_ids.is_identity());
+    });
+}
+
+#[test]
+fn ids_without_proof_are_said() {
+    with_mounts(|at| {
+        let bench = Bench::mounted(at, "");
+        let process = in_user_namespace(&bench.merged);
+        let source = find_pid(process.pid()).unwrap();
+        assert!(source.warnings.contains(&Warning::IdsUnproven));
+        assert!(overlay(&source).ids.is_identity());
     });
 }
