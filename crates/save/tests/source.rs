@@ -1,5 +1,11 @@
 //! Sources on real overlay mounts: what is found, and what is refused.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    reason = "helpers of tests are tests; what is skipped is said loudly"
+)]
+
 mod support;
 
 use std::ffi::OsStr;
@@ -283,7 +289,7 @@ fn relative_lowers_of_120_layers() {
         assert_eq!(lower_paths(&source), lowers);
 
         // A copy of all layers where the same words could lead is told from the original.
-        let status = Command::new("cp").arg("-a").args(&lowers_homes(&home)).arg(at).status().unwrap();
+        let status = Command::new("cp").arg("-a").args(lowers_homes(&home)).arg(at).status().unwrap();
         assert!(status.success());
         assert_eq!(lower_paths(&find_at(&bench.merged).unwrap()), lowers);
 
@@ -826,5 +832,36 @@ fn ids_without_proof_are_said() {
         let source = find_pid(process.pid()).unwrap();
         assert!(source.warnings.contains(&Warning::IdsUnproven));
         assert!(overlay(&source).ids.is_identity());
+    });
+}
+
+#[test]
+fn fuse_overlayfs_is_named() {
+    with_mounts(|at| {
+        let bench = Bench::new(at);
+        let mut options = std::ffi::OsString::from("lowerdir=");
+        for (word, path) in [("", &bench.lower), (",upperdir=", &bench.upper), (",workdir=", &bench.work)] {
+            options.push(word);
+            options.push(path);
+        }
+        // In the background it would outlive the test when something fails.
+        let mut command = Command::new("fuse-overlayfs");
+        command.arg("-f").arg("-o").arg(options).arg(&bench.merged);
+        if Command::new("fuse-overlayfs").arg("--version").output().is_err()
+            || !Path::new("/dev/fuse").exists()
+        {
+            eprintln!("SKIPPED, no fuse-overlayfs");
+            return;
+        }
+        let server = Running::start(&mut command, "fuse-overlayfs");
+        wait_for(|| std::fs::metadata(bench.merged.join("bin")).is_ok());
+        let error = find_at(&bench.merged).unwrap_err();
+        assert!(matches!(error, SourceError::FuseOverlayfs { .. }), "{error}");
+        assert_eq!(error.kind(), ErrorKind::NotPossible);
+        let process = Running::in_root(&bench.merged);
+        let error = find_pid(process.pid()).unwrap_err();
+        assert!(matches!(error, SourceError::FuseOverlayfs { .. }), "{error}");
+        drop(process);
+        drop(server);
     });
 }
