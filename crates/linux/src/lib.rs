@@ -11,6 +11,7 @@ pub mod fanotify;
 pub mod file_range;
 pub mod freezer;
 pub mod guard;
+pub mod idmap;
 pub mod lease;
 pub mod mountinfo;
 pub mod process;

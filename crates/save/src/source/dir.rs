@@ -1,8 +1,8 @@
 //! Directories held open, and facts about what lies beneath them.
 
-use std::ffi::{CStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::{Path, PathBuf};
 
 use linux::mountinfo::Device;
@@ -41,7 +41,9 @@ impl Dir {
         }
         match open(name, flags, Mode::empty()) {
             Ok(fd) => Ok(Self { path: where_is(fd.as_fd()).unwrap_or_else(|| path.to_owned()), fd }),
-            Err(Errno::NOTDIR | Errno::LOOP) if !follow && path.is_symlink() => {
+            Err(Errno::NOTDIR | Errno::LOOP)
+                if !follow && Path::new(OsStr::from_bytes(name)).is_symlink() =>
+            {
                 Err(SourceError::Symlink { role, path: path.to_owned() })
             }
             Err(Errno::NOTDIR) => Err(SourceError::NotDirectory { role, path: path.to_owned() }),

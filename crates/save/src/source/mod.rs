@@ -258,20 +258,21 @@ fn find_process(pid: i32, options: &FindOptions) -> Result<Source, SourceError> 
     let own_root = open("/", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())
         .and_then(|fd| Facts::of(fd.as_fd()))
         .map_err(|e| dir::read_error(Path::new("/"), e))?;
-    // gVisor's sandbox runs on a root of its own that is none of its container's.
-    if handle.command()?.starts_with(b"runsc") {
-        return Err(SourceError::Gvisor { path: shown });
-    }
-    if facts.identity() == own_root.identity() && facts.mount == own_root.mount {
+    // In whichever mount namespace: a container never shares its root directory with the host.
+    if facts.identity() == own_root.identity() {
         return Err(SourceError::OwnRoot { pid });
     }
     let theirs = handle.mounts()?;
     let their_root = theirs.iter().find(|mount| mount.id == facts.mount);
     // Where the root is no overlay it matters what it is; where it is one, that it is all of it.
     if let Some(mount) = their_root {
-        judge_type(mount, &shown)?;
-        if own_root.device == mount.device && facts.identity() == own_root.identity() {
-            return Err(SourceError::OwnRoot { pid });
+        match judge_type(mount, &shown) {
+            // gVisor's sandbox runs on a root of its own that is none of its container's. The name can be
+            // chosen by anyone, but only chooses between two refusals.
+            Err(SourceError::NotOverlay { .. }) if handle.command()?.starts_with(b"runsc") => {
+                return Err(SourceError::Gvisor { path: shown });
+            }
+            judged => judged?,
         }
     }
     let their_root = their_root.filter(|mount| facts.mount_root && mount.root == b"/");

@@ -121,7 +121,7 @@ pub(super) fn list(mounts: &[Mount], point: &[u8]) -> Vec<OverMount> {
 }
 
 /// Files and directories that docker, podman, containerd and Kubernetes put into every container.
-const RUNTIME_PATHS: [&[u8]; 15] = [
+const RUNTIME_PATHS: [&[u8]; 12] = [
     b"etc/resolv.conf",
     b"etc/hosts",
     b"etc/hostname",
@@ -134,9 +134,6 @@ const RUNTIME_PATHS: [&[u8]; 15] = [
     b"sbin/docker-init",
     b"dev/init",
     b"dev/termination-log",
-    b"usr/share/zoneinfo/Etc/UTC",
-    b"run/systemd/container",
-    b"run/notify",
 ];
 
 fn is_of_runtime(path: &[u8], mount: &Mount) -> bool {
@@ -146,7 +143,7 @@ fn is_of_runtime(path: &[u8], mount: &Mount) -> bool {
         // They hold no files.
         b"proc" | b"sysfs" | b"cgroup" | b"cgroup2" | b"mqueue" | b"devpts" | b"devtmpfs" | b"securityfs"
         | b"debugfs" | b"tracefs" | b"bpf" | b"pstore" | b"configfs" | b"efivarfs" | b"nsfs"
-        | b"selinuxfs" | b"hugetlbfs" | b"binfmt_misc" => true,
+        | b"selinuxfs" | b"binfmt_misc" => true,
         // `/dev` itself, `/dev/shm`, and the empty directories that mask parts of `/proc` and `/sys`.
         b"tmpfs" | b"ramfs" if within(b"dev") || within(b"proc") || within(b"sys") => true,
         // Masked files of `/proc`, and what lxcfs puts over some.
