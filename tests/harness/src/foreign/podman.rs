@@ -1,0 +1,73 @@
+//! A container that podman runs from a private store, for saving it behind podman's back.
+
+use std::ffi::{OsStr, OsString};
+use std::fs;
+
+use anyhow::{Context, Result};
+
+use super::{ContainersStorage, StorageTool};
+use crate::scratch::{complain, unique};
+use crate::{Ran, Runtime};
+
+/// A running podman container; removed on drop.
+#[derive(Debug)]
+pub struct PodmanContainer<'a> {
+    storage: &'a ContainersStorage,
+    name: String,
+    runtime: Runtime,
+    pid: u32,
+}
+
+impl<'a> PodmanContainer<'a> {
+    /// Runs `args` detached in a container made from `image` (in the words of
+    /// [`oci_name`](super::oci_name)), without network.
+    pub fn start(storage: &'a ContainersStorage, image: &OsStr, args: &[&str]) -> Result<Self> {
+        anyhow::ensure!(storage.tool() == StorageTool::Podman, "only podman runs containers");
+        let id = storage.pull(image)?;
+        // podman starts the runtime itself, outside of the private mount namespace in which crun 1.8
+        // copes with a hybrid host: there runc is the only choice.
+        let hybrid = fs::exists("/sys/fs/cgroup/unified").unwrap_or(false);
+        let runtime = if hybrid { Runtime::Runc } else { Runtime::best()? };
+        let name = unique("podman");
+        let mut container = Self { storage, name: name.clone(), runtime, pid: 0 };
+        let mut words: Vec<OsString> =
+            ["--runtime", runtime.program(), "run", "--detach"].map(Into::into).into();
+        words.extend(["--name", &name, "--network", "none", "--cgroups", "no-conmon"].map(Into::into));
+        words.extend(["--cgroup-parent".into(), format!("/{name}").into()]);
+        // podman's own limits are above what a restricted host lets root set.
+        words.extend(["--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024"].map(Into::into));
+        words.push(id.into());
+        words.extend(args.iter().map(Into::into));
+        storage.ok(words)?;
+        let pid = storage.ok(["inspect", "--format", "{{.State.Pid}}", &name])?.stdout_text();
+        container.pid = pid.parse().with_context(|| format!("{pid:?} is no pid"))?;
+        Ok(container)
+    }
+
+    /// The pid of its first process, as the host sees it.
+    pub fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Runs a shell script in it, stopping at the first command that fails.
+    pub fn sh(&self, script: &str) -> Result<Ran> {
+        self.storage.ok(["--runtime", self.runtime.program(), "exec", &self.name, "/bin/sh", "-ec", script])
+    }
+}
+
+impl Drop for PodmanContainer<'_> {
+    fn drop(&mut self) {
+        let words = ["--runtime", self.runtime.program(), "rm", "--force", "--time", "0", &self.name];
+        if let Err(error) = self.storage.ok(words) {
+            complain(&format!("{error:#}"));
+        }
+        // podman leaves the parent cgroup that it was told to make.
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
+        for parent in hierarchies.map(|entry| entry.path().join(&self.name)).filter(|path| path.is_dir()) {
+            if let Err(error) = fs::remove_dir(&parent) {
+                complain(&format!("remove {}: {error}", parent.display()));
+            }
+        }
+        let _ = fs::remove_dir(format!("/sys/fs/cgroup/{}", self.name));
+    }
+}
