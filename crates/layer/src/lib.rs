@@ -12,14 +12,12 @@ pub mod lowers;
 pub mod node;
 pub mod pack;
 pub mod plan;
-pub mod wire;
 pub mod record_file;
 pub mod scan;
 pub mod spool;
 pub mod table;
 pub mod tar;
 mod tiers;
-pub mod xattr;
-
-
 pub mod unpack;
+pub mod wire;
+pub mod xattr;

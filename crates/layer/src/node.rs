@@ -436,7 +436,10 @@ impl Node {
     }
 
     /// Takes a node from the front of a record.
-    pub(crate) fn take(from: &mut Take<'_>) -> Result<Node, Malformed> {
+    ///
+    /// # Errors
+    /// [`Malformed`].
+    pub fn take(from: &mut Take<'_>) -> Result<Node, Malformed> {
         let path = from.bytes()?.to_vec();
         let what = match from.byte()? {
             0 => {

@@ -23,7 +23,11 @@ impl SpillDir {
         SpillDir(dir.to_path_buf())
     }
 
-    fn file(&self) -> io::Result<File> {
+    /// A nameless file, open for reading and writing.
+    ///
+    /// # Errors
+    /// Those of making it.
+    pub fn file(&self) -> io::Result<File> {
         use rustix::fs::{Mode, OFlags};
         std::fs::create_dir_all(&self.0)?;
         let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;

@@ -14,5 +14,5 @@ pub mod guard;
 pub mod lease;
 pub mod mountinfo;
 pub mod process;
-pub mod stamp;
 pub mod resolve;
+pub mod stamp;

@@ -4,7 +4,14 @@
 
 pub mod capture;
 pub mod clean;
+mod error;
+mod held;
+mod knowledge;
+mod read;
 pub mod pause;
+pub mod request;
 pub mod source;
+mod walk;
 pub mod watch;
-//!
+
+pub use error::{ErrorKind, SaveError};

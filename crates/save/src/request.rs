@@ -8,8 +8,7 @@ use layer::plan::LeftOut;
 use layer::xattr::XattrPolicy;
 use registry::config::Change;
 use registry::media::Format;
-use registry::reference::Reference;
-use registry::Digest;
+use registry::{Digest, Reference};
 
 use crate::source;
 

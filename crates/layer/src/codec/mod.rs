@@ -15,6 +15,8 @@
 
 pub(crate) mod stored;
 
+pub mod read;
+
 use std::io;
 
 use stored::{Stored, looks_incompressible};
@@ -206,5 +208,3 @@ impl Decoder {
 
 #[cfg(test)]
 pub(crate) mod tests;
-//! Compression of layers, and the digests of both sides of it.
-pub mod read;

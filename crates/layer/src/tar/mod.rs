@@ -1,5 +1,6 @@
 //! The tar form of a layer: headers of 512-byte blocks, data padded to them.
 
+pub mod read;
 pub mod write;
 
 /// Everything in a tar is a multiple of this many bytes.
@@ -13,7 +14,3 @@ pub const TRAILER: u64 = 2 * BLOCK;
 pub const fn padding(size: u64) -> u64 {
     size.wrapping_neg() % BLOCK
 }
-//! The tar format, as layers use it.
-pub mod read;
-#[cfg(test)]
-pub(crate) mod testing;
