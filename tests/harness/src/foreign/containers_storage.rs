@@ -53,6 +53,11 @@ impl ContainersStorage {
         Ok(Self { tool, dir })
     }
 
+    /// The directory that holds the store, its run directory and its configuration.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The tool with this store, ready for a subcommand.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.tool.program());

@@ -2,6 +2,9 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
@@ -17,6 +20,8 @@ pub struct PodmanContainer<'a> {
     runtime: Runtime,
     pid: u32,
 }
+
+const AFTERLIFE_LIMIT: Duration = Duration::from_secs(10);
 
 impl<'a> PodmanContainer<'a> {
     /// Runs `args` detached in a container made from `image` (in the words of
@@ -61,6 +66,12 @@ impl Drop for PodmanContainer<'_> {
         if let Err(error) = self.storage.ok(words) {
             complain(&format!("{error:#}"));
         }
+        // conmon and the clean-up that it starts outlive the container for a moment, and mount and write in
+        // the store.
+        let limit = Instant::now() + AFTERLIFE_LIMIT;
+        while somebody_names(self.storage.dir()) && Instant::now() < limit {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         // podman leaves the parent cgroup that it was told to make.
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten();
         for parent in hierarchies.map(|entry| entry.path().join(&self.name)).filter(|path| path.is_dir()) {
@@ -70,4 +81,13 @@ impl Drop for PodmanContainer<'_> {
         }
         let _ = fs::remove_dir(format!("/sys/fs/cgroup/{}", self.name));
     }
+}
+
+/// Whether a process has the path in its command line; a zombie has none.
+fn somebody_names(path: &Path) -> bool {
+    let wanted = path.as_os_str().as_bytes();
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    processes
+        .filter_map(|process| fs::read(process.path().join("cmdline")).ok())
+        .any(|line| line.windows(wanted.len()).any(|part| part == wanted))
 }
