@@ -13,7 +13,7 @@ _for_demo=("${_for_containers[@]}" mmdebstrap:mmdebstrap)
 
 # What tests may demand once those packages are there (tests/harness/src/capability.rs has the list).
 capability_words() {
-    echo root,overlay,tmpfs,ext4,xfs,btrfs,userns,freezer,busybox,crun,runc,skopeo,umoci,buildah,podman,containerd
+    echo root,overlay,tmpfs,loop,ext4,xfs,btrfs,userns,freezer,busybox,crun,runc,skopeo,umoci,buildah,podman,containerd
 }
 
 _say() { echo "setup: $*" >&2; }

@@ -60,7 +60,7 @@ fn main() -> ExitCode {
     ];
     let trials = cases.into_iter().flatten().map(Case::into_trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
-    let debris = if arguments.list { Ok(Vec::new()) } else { harness::debris::find() };
+    let debris = if arguments.list { Ok(Vec::new()) } else { harness::debris::find_settled() };
     match debris {
         Ok(left) if left.is_empty() => conclusion.exit_code(),
         Ok(left) => {

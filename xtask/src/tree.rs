@@ -32,6 +32,9 @@ pub(crate) fn check(root: &Path) -> Result<Vec<String>> {
         complaints.extend(check_paths(name, &text, &machine_paths));
         if name.ends_with(".rs") {
             complaints.extend(check_rust(name, &text));
+        } else if name.ends_with(".md") {
+            let folder = path.parent().unwrap_or(root);
+            complaints.extend(check_links(name, &text, |target| folder.join(target).exists()));
         }
     }
     Ok(complaints)
@@ -55,6 +58,20 @@ fn check_paths(name: &str, text: &str, machine_paths: &[String]) -> Vec<String> 
             Some(format!("{name}:{}: {} is a path of this machine", index + 1, found(line)?))
         })
         .collect()
+}
+
+/// Links of a page to files of the tree lead somewhere.
+fn check_links(name: &str, text: &str, exists: impl Fn(&str) -> bool) -> Vec<String> {
+    let mut complaints = Vec::new();
+    for (index, line) in text.lines().enumerate() {
+        for rest in line.split("](").skip(1) {
+            let target = rest.split([')', '#']).next().unwrap_or_default();
+            if !target.is_empty() && !target.contains("://") && !exists(target) {
+                complaints.push(format!("{name}:{}: no file {target}", index + 1));
+            }
+        }
+    }
+    complaints
 }
 
 fn check_rust(name: &str, source: &str) -> Vec<String> {
@@ -145,6 +162,12 @@ mod tests {
         assert_eq!(check_rust("a.rs", "// todo!() is a word here\n"), Vec::<String>::new());
         let giant = "\n".repeat(MAX_LINES + 1);
         assert_eq!(check_rust("a.rs", &giant), ["a.rs: 1001 lines; split it below 1000"]);
+    }
+
+    #[test]
+    fn dead_links_are_named() {
+        let page = "[a](there.md#part) [b](https://example.org/x)\n[c](#here) and [d](gone.md)\n";
+        assert_eq!(check_links("a.md", page, |target| target == "there.md"), ["a.md:2: no file gone.md"]);
     }
 
     #[test]

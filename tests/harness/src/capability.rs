@@ -16,7 +16,7 @@ use std::sync::OnceLock;
 use anyhow::{Context, Result, anyhow, bail, ensure};
 
 use crate::container::{Container, Runtime};
-use crate::mounts::{FileSystem, LoopFs, OverlayOptions, Tmpfs};
+use crate::mounts::{FileSystem, LoopDevice, LoopFs, OverlayOptions, Tmpfs};
 use crate::scratch::Scratch;
 use crate::{Ran, run};
 
@@ -29,6 +29,8 @@ pub enum Capability {
     Overlay,
     /// A tmpfs mount.
     Tmpfs,
+    /// A file as a block device.
+    Loop,
     /// ext4 in an image file on a loop device.
     Ext4,
     /// xfs, likewise.
@@ -59,10 +61,11 @@ pub enum Capability {
 
 impl Capability {
     /// Every capability, in the order of the table.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Root,
         Self::Overlay,
         Self::Tmpfs,
+        Self::Loop,
         Self::Ext4,
         Self::Xfs,
         Self::Btrfs,
@@ -84,6 +87,7 @@ impl Capability {
             Self::Root => "root",
             Self::Overlay => "overlay",
             Self::Tmpfs => "tmpfs",
+            Self::Loop => "loop",
             Self::Ext4 => "ext4",
             Self::Xfs => "xfs",
             Self::Btrfs => "btrfs",
@@ -143,9 +147,13 @@ impl Capability {
                 let scratch = Scratch::new("probe-tmpfs")?;
                 Tmpfs::new(&scratch.dir("tmpfs")?, 1 << 20).map(drop)
             }
-            Self::Ext4 => probe_loop(FileSystem::Ext4),
-            Self::Xfs => probe_loop(FileSystem::Xfs),
-            Self::Btrfs => probe_loop(FileSystem::Btrfs),
+            Self::Loop => {
+                let scratch = Scratch::new("probe-loop")?;
+                LoopDevice::attach(&scratch.join("image"), 1 << 20).map(drop)
+            }
+            Self::Ext4 => probe_fs(FileSystem::Ext4),
+            Self::Xfs => probe_fs(FileSystem::Xfs),
+            Self::Btrfs => probe_fs(FileSystem::Btrfs),
             Self::Userns => run("unshare", ["--user", "--map-root-user", "true"]).map(drop),
             Self::Freezer => probe_freezer(),
             Self::Busybox => Self::static_busybox().map(drop),
@@ -189,8 +197,8 @@ fn find_static_busybox() -> Result<PathBuf> {
     Ok(found)
 }
 
-fn probe_loop(kind: FileSystem) -> Result<()> {
-    let scratch = Scratch::new("probe-loop")?;
+fn probe_fs(kind: FileSystem) -> Result<()> {
+    let scratch = Scratch::new("probe-fs")?;
     let file_system = LoopFs::new(kind, &scratch.join("fs"), kind.small())?;
     fs::write(file_system.target().join("file"), "x").context("write to it")
 }

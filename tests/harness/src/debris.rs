@@ -2,11 +2,25 @@
 
 use std::fs;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 
 use crate::mounts::mount_points;
 use crate::scratch::Scratch;
+
+/// [`find`], once nothing more goes away: the kernel takes a loop device or a cgroup away a moment after
+/// the last user of it.
+pub fn find_settled() -> Result<Vec<String>> {
+    let limit = Instant::now() + Duration::from_secs(3);
+    loop {
+        let found = find()?;
+        if found.is_empty() || Instant::now() > limit {
+            return Ok(found);
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
 
 /// One line for each thing that a test of ours made and nobody took away.
 ///

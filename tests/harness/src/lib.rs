@@ -41,7 +41,7 @@ pub use capability::{Capability, capability_table, require, why_not};
 pub use command::{Ran, run};
 pub use container::{Container, ContainerBuilder, Runtime};
 pub use headstart::Headstart;
-pub use mounts::{FileSystem, LoopFs, Mount, OverlayMount, OverlayOptions, Tmpfs};
+pub use mounts::{FileSystem, LoopDevice, LoopFs, Mount, OverlayMount, OverlayOptions, Tmpfs};
 pub use rootfs::busybox_rootfs;
 pub use scratch::Scratch;
 pub use tree::{Kind, Node, Tolerance, Tree};

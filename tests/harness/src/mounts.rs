@@ -217,56 +217,68 @@ impl FileSystem {
     }
 }
 
-/// A file system of its own in a sparse image file, on a loop device, mounted.
+/// A sparse file as a block device; detached and removed on drop.
 #[derive(Debug)]
-pub struct LoopFs {
-    mount: Option<Mount>,
+pub struct LoopDevice {
     device: PathBuf,
     image: PathBuf,
 }
 
-impl LoopFs {
-    /// Makes and mounts a file system of `bytes` at `target`; the image file lies beside it.
-    pub fn new(kind: FileSystem, target: &Path, bytes: u64) -> Result<Self> {
-        fs::create_dir_all(target).with_context(|| format!("create {}", target.display()))?;
-        let image = target.with_extension("img");
-        let file = File::create_new(&image).with_context(|| format!("create {}", image.display()))?;
+impl LoopDevice {
+    /// Creates the file `image` of `bytes` and attaches it.
+    pub fn attach(image: &Path, bytes: u64) -> Result<Self> {
+        let file = File::create_new(image).with_context(|| format!("create {}", image.display()))?;
         file.set_len(bytes).with_context(|| format!("extend {}", image.display()))?;
-        let quiet_and_forced: &[&str] = match kind {
-            FileSystem::Ext4 => &["-q", "-F"],
-            FileSystem::Xfs | FileSystem::Btrfs => &["-q", "-f"],
-        };
-        let words = quiet_and_forced.iter().map(OsStr::new).chain([image.as_os_str()]);
-        crate::run(&format!("mkfs.{}", kind.name()), words)?;
         let words = [OsStr::new("--find"), OsStr::new("--show"), image.as_os_str()];
         let device = PathBuf::from(crate::run("losetup", words)?.stdout_text());
-        // From here on the guard detaches the device, also when mounting fails.
-        let mut guard = Self { mount: None, device, image };
-        guard.mount =
-            Some(Mount::new(kind.name(), &guard.device, target, MountFlags::empty(), OsStr::new(""))?);
-        Ok(guard)
+        Ok(Self { device, image: image.to_owned() })
     }
 
-    /// Where it is mounted.
-    pub fn target(&self) -> &Path {
-        self.mount.as_ref().map_or(Path::new(""), Mount::target)
-    }
-
-    /// The loop device.
-    pub fn device(&self) -> &Path {
+    /// The device node.
+    pub fn path(&self) -> &Path {
         &self.device
     }
 }
 
-impl Drop for LoopFs {
+impl Drop for LoopDevice {
     fn drop(&mut self) {
-        drop(self.mount.take());
         if let Err(error) = crate::run("losetup", [OsStr::new("--detach"), self.device.as_os_str()]) {
             complain(&format!("{error:#}"));
         }
         if let Err(error) = fs::remove_file(&self.image) {
             complain(&format!("remove {}: {error}", self.image.display()));
         }
+    }
+}
+
+/// A file system of its own on a loop device, mounted.
+#[derive(Debug)]
+pub struct LoopFs {
+    // Fields are dropped in this order.
+    mount: Mount,
+    device: LoopDevice,
+}
+
+impl LoopFs {
+    /// Makes and mounts a file system of `bytes` at `target`; the image file lies beside it.
+    pub fn new(kind: FileSystem, target: &Path, bytes: u64) -> Result<Self> {
+        fs::create_dir_all(target).with_context(|| format!("create {}", target.display()))?;
+        let device = LoopDevice::attach(&target.with_extension("img"), bytes)?;
+        let force = if kind == FileSystem::Ext4 { "-F" } else { "-f" };
+        let words = [OsStr::new("-q"), OsStr::new(force), device.path().as_os_str()];
+        crate::run(&format!("mkfs.{}", kind.name()), words)?;
+        let mount = Mount::new(kind.name(), device.path(), target, MountFlags::empty(), OsStr::new(""))?;
+        Ok(Self { mount, device })
+    }
+
+    /// Where it is mounted.
+    pub fn target(&self) -> &Path {
+        self.mount.target()
+    }
+
+    /// The loop device.
+    pub fn device(&self) -> &Path {
+        self.device.path()
     }
 }
 

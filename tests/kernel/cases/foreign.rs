@@ -5,10 +5,15 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use harness::foreign::{Containerd, ContainersStorage, StorageTool, oci_name, skopeo_copy, umoci_unpack};
+use harness::foreign::{
+    Containerd, ContainersStorage, PodmanContainer, StorageTool, oci_name, skopeo_copy, umoci_pack,
+    umoci_unpack,
+};
 use harness::{
-    Capability::{Buildah, Busybox, Containerd as ContainerdWorks, Overlay, Podman, Root, Skopeo, Umoci},
-    Scratch, Tolerance, Tree, busybox_rootfs, run,
+    Capability::{
+        Buildah, Busybox, Containerd as ContainerdWorks, Overlay, Podman, Root, Runc, Skopeo, Umoci,
+    },
+    Scratch, Tolerance, Tree, busybox_rootfs,
 };
 
 use crate::Case;
@@ -33,6 +38,11 @@ pub(crate) fn cases() -> Vec<Case> {
             })
         }),
         Case::new(
+            "foreign::podman_runs_a_container",
+            &[Root, Overlay, Busybox, Umoci, Podman, Runc],
+            podman_runs,
+        ),
+        Case::new(
             "foreign::containerd_unpacks",
             &[Root, Overlay, Busybox, Umoci, Skopeo, ContainerdWorks],
             || {
@@ -56,15 +66,10 @@ type Check<'a> = &'a dyn Fn(&Path) -> Result<()>;
 
 fn unpacks(unpack: impl Fn(&Scratch, &Path, Check<'_>) -> Result<()>) -> Result<()> {
     let scratch = Scratch::new("foreign")?;
-    let layout = scratch.join("layout");
-    let image = format!("{}:test", layout.display());
-    let bundle = scratch.join("packed");
-    run("umoci", ["init".as_ref(), "--layout".as_ref(), layout.as_os_str()])?;
-    run("umoci", ["new", "--image", &image])?;
-    run("umoci", ["unpack".as_ref(), "--image".as_ref(), image.as_ref(), bundle.as_os_str()])?;
-    let packed = busybox_rootfs(&bundle.join("rootfs"))?;
-    fs::hard_link(packed.join("etc/passwd"), packed.join("etc/passwd-"))?;
-    run("umoci", ["repack".as_ref(), "--image".as_ref(), image.as_ref(), bundle.as_os_str()])?;
+    let (layout, packed) = umoci_pack(&scratch, |root| {
+        busybox_rootfs(root)?;
+        Ok(fs::hard_link(root.join("etc/passwd"), root.join("etc/passwd-"))?)
+    })?;
     let expected = Tree::read(&packed)?;
     ensure!(expected.get("etc/passwd-").is_some_and(|node| node.link_to.is_some()), "no hard link was made");
     // umoci writes whole seconds, gives the times of directories to whoever unpacks last, and marks the
@@ -76,9 +81,17 @@ fn unpacks(unpack: impl Fn(&Scratch, &Path, Check<'_>) -> Result<()>) -> Result<
         sockets: false,
         xattr_prefixes: vec!["user.rootlesscontainers"],
     };
-    unpack(&scratch, &layout, &|root| {
-        // podman makes what a container needs at its start; that is not part of the image.
-        let tree = Tree::read(root)?;
-        expected.must_equal(&tree, &tolerance)
-    })
+    unpack(&scratch, &layout, &|root| expected.must_equal(&Tree::read(root)?, &tolerance))
+}
+
+fn podman_runs() -> Result<()> {
+    let scratch = Scratch::new("podman")?;
+    let (layout, _) = umoci_pack(&scratch, |root| busybox_rootfs(root).map(drop))?;
+    let storage = ContainersStorage::new(&scratch, StorageTool::Podman)?;
+    let arguments = ["/bin/sleep", "2147483647"];
+    let container = PodmanContainer::start(&storage, &oci_name(&layout, "test"), &arguments)?;
+    container.sh("echo hello > /greeting")?;
+    let greeting = fs::read(format!("/proc/{}/root/greeting", container.pid()))?;
+    ensure!(greeting == b"hello\n", "the pid is not that of a process in the container");
+    Ok(())
 }

@@ -53,6 +53,11 @@ impl ContainersStorage {
         Ok(Self { tool, dir })
     }
 
+    /// The directory that holds the store, its run directory and its configuration.
+    pub fn dir(&self) -> &Path {
+        &self.dir
+    }
+
     /// The tool with this store, ready for a subcommand.
     pub fn command(&self) -> Command {
         let mut command = Command::new(self.tool.program());
@@ -78,13 +83,23 @@ impl ContainersStorage {
         Ran::capture(self.command().args(args))?.success()
     }
 
-    /// Takes an image in and mounts a container made from it; `image` in the words of
-    /// [`oci_name`](super::oci_name).
+    /// The program in front of the store.
+    pub fn tool(&self) -> StorageTool {
+        self.tool
+    }
+
+    /// Takes an image in and returns its id; `image` in the words of [`oci_name`](super::oci_name).
+    pub fn pull(&self, image: &OsStr) -> Result<String> {
+        let policy = self.dir.join("policy.json");
+        let words: [&OsStr; 5] =
+            ["pull".as_ref(), "--quiet".as_ref(), "--signature-policy".as_ref(), policy.as_ref(), image];
+        Ok(last_line(&self.ok(words)?))
+    }
+
+    /// Takes an image in and mounts a container made from it.
     pub fn mount(&self, image: &OsStr) -> Result<MountedContainer<'_>> {
         let policy = self.dir.join("policy.json");
-        let pull: [&OsStr; 5] =
-            ["pull".as_ref(), "--quiet".as_ref(), "--signature-policy".as_ref(), policy.as_ref(), image];
-        let id = last_line(&self.ok(pull)?);
+        let id = self.pull(image)?;
         let container = match self.tool {
             StorageTool::Buildah => {
                 let from: [&OsStr; 5] = [

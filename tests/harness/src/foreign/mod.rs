@@ -5,6 +5,7 @@
 
 mod containerd;
 mod containers_storage;
+mod podman;
 
 use std::ffi::{OsStr, OsString};
 use std::fs;
@@ -14,6 +15,7 @@ use anyhow::{Context, Result};
 
 pub use containerd::{Containerd, MountedSnapshot};
 pub use containers_storage::{ContainersStorage, MountedContainer, StorageTool};
+pub use podman::PodmanContainer;
 
 use crate::{Ran, Scratch, run};
 
@@ -30,6 +32,21 @@ pub fn skopeo_copy(scratch: &Scratch, from: &OsStr, to: &OsStr) -> Result<Ran> {
         to,
     ];
     run("skopeo", words)
+}
+
+/// Makes a layout with one image of one layer, tagged `test`, from what `fill` puts into a directory. Returns
+/// the layout and that directory, which umoci's bundle keeps.
+pub fn umoci_pack(scratch: &Scratch, fill: impl FnOnce(&Path) -> Result<()>) -> Result<(PathBuf, PathBuf)> {
+    let (layout, bundle) = (scratch.join("layout"), scratch.join("packed"));
+    let image = words(&layout, ":", "test");
+    run("umoci", ["init".as_ref(), "--layout".as_ref(), layout.as_os_str()])?;
+    run("umoci", ["new".as_ref(), "--image".as_ref(), image.as_os_str()])?;
+    let image_and_bundle = ["--image".as_ref(), image.as_os_str(), bundle.as_os_str()];
+    run("umoci", [OsStr::new("unpack")].into_iter().chain(image_and_bundle))?;
+    let root = bundle.join("rootfs");
+    fill(&root)?;
+    run("umoci", [OsStr::new("repack")].into_iter().chain(image_and_bundle))?;
+    Ok((layout, root))
 }
 
 /// Unpacks an image with umoci and returns the root file system. umoci 0.4.7 reads no zstd.
