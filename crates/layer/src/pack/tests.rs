@@ -117,9 +117,12 @@ fn sealed(packed: &Packed, blob: &File) -> Sealed {
     Sealed { file: Arc::new(blob.try_clone().unwrap()), map: Arc::new(packed.map.clone()) }
 }
 
+/// A layer, and what its entries and their bytes were.
+type Base = (Model, Vec<(Entry, Vec<u8>)>);
+
 /// About 12 MiB: directories, many small files, large ones of text and of noise.
-fn base() -> &'static (Model, Vec<(Entry, Vec<u8>)>) {
-    static BASE: OnceLock<(Model, Vec<(Entry, Vec<u8>)>)> = OnceLock::new();
+fn base() -> &'static Base {
+    static BASE: OnceLock<Base> = OnceLock::new();
     BASE.get_or_init(|| {
         let mut entries = vec![(dir("d"), Vec::new())];
         for (n, len) in [3 << 20, 600_000, 0, 1, 511, 512, 513, 524_287, 524_288, 2 << 20, (4 << 20) + 1]
