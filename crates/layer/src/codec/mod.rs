@@ -15,6 +15,8 @@
 
 pub(crate) mod stored;
 
+pub mod read;
+
 use std::io;
 
 use stored::{Stored, looks_incompressible};
@@ -211,3 +213,13 @@ impl Decoder {
 
 #[cfg(test)]
 pub(crate) mod tests;
+
+/// Whether a sample of the bytes of a layer gets smaller by compressing, by more than what decompressing
+/// it would cost its readers.
+#[must_use]
+pub fn is_worth_compressing(sample: &[u8]) -> bool {
+    match zstd::bulk::compress(sample, 1) {
+        Ok(packed) => packed.len() as u64 * 100 < sample.len() as u64 * 95,
+        Err(_) => true,
+    }
+}

@@ -1,5 +1,6 @@
 //! The tar form of a layer: headers of 512-byte blocks, data padded to them.
 
+pub mod read;
 pub mod write;
 
 /// Everything in a tar is a multiple of this many bytes.
