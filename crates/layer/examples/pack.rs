@@ -4,6 +4,7 @@
 #![expect(clippy::print_stdout, reason = "the figures are its output")]
 
 use std::fs::{self, File};
+use std::io::Read as _;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -13,6 +14,7 @@ use layer::entry::{Entry, Kind, Meta};
 use layer::pack::{PackOptions, Packed, Packer};
 use rustix::time::{ClockId, clock_gettime};
 
+/// What to pack: the bytes of a file repeat until its size is reached.
 type Files = Vec<(Entry, Vec<u8>)>;
 
 fn main() -> Result<()> {
@@ -45,14 +47,23 @@ fn main() -> Result<()> {
         packed.size as f64 / packed.tar_size as f64,
         packed.map.frames.len(),
     );
-    println!("  {:.2?}, map {} bytes", packed.timings, packed.map.encode().len());
+    let status = fs::read_to_string("/proc/self/status")?;
+    let memory = status.lines().find(|line| line.starts_with("VmHWM")).unwrap_or_default();
+    println!("  {:.2?}, map {} bytes, {memory}", packed.timings, packed.map.encode().len());
     Ok(())
 }
 
 fn pack(blob: File, options: &PackOptions, files: &Files) -> Result<Packed> {
     let mut packer = Packer::create(blob, options)?;
     for (entry, data) in files {
-        packer.file(entry, data)?;
+        let mut file = packer.begin(entry)?;
+        while file.missing() > 0 {
+            let mut source = &data[..data.len().min(usize::try_from(file.missing())?)];
+            while !source.is_empty() {
+                file.fill(&mut |to| source.read(to))?;
+            }
+        }
+        file.commit()?;
     }
     Ok(packer.finish()?)
 }
@@ -65,11 +76,11 @@ fn entry(path: &[u8], kind: Kind) -> Entry {
     Entry { path: path.to_vec(), kind, meta: Meta { mode: 0o644, ..Meta::default() } }
 }
 
-/// Ten files of the same length.
+/// Ten files of the same length, each a repeated noise of at most 16 MiB.
 fn random(mib: usize) -> Files {
     let size = (mib << 20) / 10;
     let file = |n: u8| {
-        let mut bytes = vec![0; size];
+        let mut bytes = vec![0; size.min(16 << 20)];
         blake3::Hasher::new().update(&[n]).finalize_xof().fill(&mut bytes);
         (entry(&[b'a' + n], Kind::File { size: size as u64 }), bytes)
     };

@@ -35,7 +35,7 @@ pub enum Compression {
     None,
     /// One gzip member.
     Gzip {
-        /// 0 (stored) to 9.
+        /// 0 (stored) to 9; 1 is compressed as 2.
         level: u32,
     },
     /// Zstandard frames.
@@ -73,11 +73,12 @@ impl Compression {
         }
     }
 
-    /// Room that the compressed form of any frame fits in.
+    /// Room for the compressed form of a frame. What does not fit is stored, as what grows is anyway;
+    /// but libzstd is faster when it need not watch its bound.
     pub(crate) fn bound(self, len: usize) -> usize {
         match self {
             Compression::None => 0,
-            Compression::Gzip { .. } => len + len / 8 + 128,
+            Compression::Gzip { .. } => len,
             Compression::Zstd { .. } => zstd::zstd_safe::compress_bound(len),
         }
     }
@@ -108,7 +109,10 @@ impl Encoder {
         let (zstd, deflate) = match compression {
             Compression::None | Compression::Gzip { level: 0 } => (None, None),
             Compression::Gzip { level } => {
-                (None, Some(Deflate::new(i32::try_from(level.min(9)).unwrap_or(9), false, 15)))
+                // Level 1 of zlib-rs is a fast path that zlib does not have, and makes a source tree a
+                // fifth larger than everybody's level 1; its level 2 is smaller than that, and faster.
+                let level = i32::try_from(level.clamp(2, 9)).unwrap_or(9);
+                (None, Some(Deflate::new(level, false, 15)))
             }
             Compression::Zstd { level } => (Some(zstd::bulk::Compressor::new(level)?), None),
         };
@@ -124,16 +128,17 @@ impl Encoder {
             return Ok(store);
         }
         let len = match (&mut self.zstd, &mut self.deflate) {
-            (Some(zstd), _) => zstd.compress_to_buffer(raw, out)?,
+            (Some(zstd), _) => Some(zstd.compress_to_buffer(raw, out)?),
             (_, Some(deflate)) => deflate_frame(deflate, raw, out)?,
-            (None, None) => return Ok(store),
+            (None, None) => None,
         };
-        Ok(if len < raw.len() { Encoded::Coded(len) } else { store })
+        Ok(len.filter(|&len| len < raw.len()).map_or(store, Encoded::Coded))
     }
 }
 
-/// Deflates `raw` alone and ends at a byte boundary, without a final block.
-fn deflate_frame(deflate: &mut Deflate, raw: &[u8], out: &mut [u8]) -> io::Result<usize> {
+/// Deflates `raw` alone and ends at a byte boundary, without a final block; [`None`] when `out` is too
+/// short.
+fn deflate_frame(deflate: &mut Deflate, raw: &[u8], out: &mut [u8]) -> io::Result<Option<usize>> {
     deflate.reset();
     let mut taken = 0;
     let mut made = 0;
@@ -145,10 +150,10 @@ fn deflate_frame(deflate: &mut Deflate, raw: &[u8], out: &mut [u8]) -> io::Resul
         made = usize::try_from(deflate.total_out()).map_err(io::Error::other)?;
         // Room left over is the sign that the flush came to its end.
         if taken == raw.len() && made < out.len() {
-            return Ok(made);
+            return Ok(Some(made));
         }
         if made == out.len() || status == Status::BufError {
-            return Err(io::Error::other("deflate output exceeds its bound"));
+            return Ok(None);
         }
     }
 }

@@ -315,9 +315,11 @@ impl Packer {
         self.pipe.check()?;
         self.settle()?;
         let rest = self.current.take().filter(|buffer| buffer.len() > 0);
+        // The last frame may have set a point already, or the packer have resumed at one.
+        let with_point = rest.is_some() || self.since_point > 0 || self.position == 0;
         let mut end = self.pipe.buffer();
         end.zeros(usize::try_from(TRAILER).unwrap_or(0));
-        self.pipe.finish([rest, Some(end)])
+        self.pipe.finish(rest, with_point, end)
     }
 
     /// Makes the packer and the header of `entry` ready to be written.

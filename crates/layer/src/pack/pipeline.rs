@@ -7,7 +7,7 @@
 //! caller ──┬──────► ▒▒▒ ▒▒▒ ▒▒▒ ──┬──────────────────────────┐
 //!          │ steps                └─ frames taken over ─┐    ▼ steps
 //!          ├──────────────────────────────────────► tar hash │
-//!          └───────────────────────────────────────────► writer ──► blob hash
+//!          └───────────────────────────────────────────► writer ──► blob hash, write-back
 //! ```
 //!
 //! Steps are in the order of the tar. A stage that comes to a frame that is still being worked on waits
@@ -109,6 +109,7 @@ struct Threads {
     tar_thread: Option<JoinHandle<Hashing>>,
     blob_thread: JoinHandle<Hashing>,
     writer_thread: JoinHandle<Writer>,
+    writeback_thread: JoinHandle<()>,
 }
 
 pub(super) struct Pipeline {
@@ -226,19 +227,24 @@ impl Pipeline {
         Ok(())
     }
 
-    /// Packs the last frames and ends; `last` are the rest of the entries and the end of the tar, with a
-    /// point between them.
-    pub(super) fn finish(mut self, last: [Option<Buffer>; 2]) -> Result<Packed, PackError> {
+    /// Packs the last frames and ends: the rest of the entries, a point unless there is one already, and
+    /// the end of the tar.
+    pub(super) fn finish(
+        mut self,
+        rest: Option<Buffer>,
+        with_point: bool,
+        end: Buffer,
+    ) -> Result<Packed, PackError> {
         let mut compress = Duration::ZERO;
-        let [rest, end] = last.map(|buffer| buffer.map(Arc::new));
+        let (rest, end) = (rest.map(Arc::new), Arc::new(end));
         if self.threads.is_some() {
             if let Some(rest) = rest {
                 self.frame(rest)?;
             }
-            self.point()?;
-            if let Some(end) = end {
-                self.frame(end)?;
+            if with_point {
+                self.point()?;
             }
+            self.frame(end)?;
             compress = self.stop();
             self.check()?;
         } else if let Some(mut stages) = self.stages.take() {
@@ -246,10 +252,10 @@ impl Pipeline {
             if let Some(rest) = rest {
                 compress += stages.frame(rest, &mut coder, &mut self.outs)?;
             }
-            stages.point()?;
-            if let Some(end) = end {
-                compress += stages.frame(end, &mut coder, &mut self.outs)?;
+            if with_point {
+                stages.point()?;
             }
+            compress += stages.frame(end, &mut coder, &mut self.outs)?;
             self.stages = Some(stages);
         }
         let Stages { writer, tar, blob } = self.stages.take().ok_or(PackError::Stopped)?;
@@ -268,7 +274,7 @@ impl Pipeline {
     }
 
     fn start(&self, stages: Stages) -> Result<Threads, PackError> {
-        let Stages { writer, tar, blob } = stages;
+        let Stages { mut writer, tar, blob } = stages;
         let (jobs, todo) = bounded::<Job>(QUEUE);
         let (to_blob, for_blob) = bounded(QUEUE);
         let (to_writer, for_writer) = bounded(QUEUE);
@@ -285,9 +291,23 @@ impl Pipeline {
             tar_thread = Some(spawn("pack-tar-hash", move || hash(&steps, tar))?);
         }
         let blob_thread = spawn("pack-blob-hash", move || hash(&for_blob, blob))?;
+        // No queue: what cannot be started now is started with what comes after it.
+        let (to_writeback, ranges) = bounded(0);
+        let writeback = writer.writeback();
+        let writeback_thread = spawn("pack-writeback", move || writeback.run(&ranges))?;
+        writer.set_writeback(Some(to_writeback));
         let failure = Arc::clone(&self.failure);
         let writer_thread = spawn("pack-write", move || write(&for_writer, writer, &to_blob, &failure))?;
-        Ok(Threads { jobs, tar: to_tar, writer: to_writer, workers, tar_thread, blob_thread, writer_thread })
+        Ok(Threads {
+            jobs,
+            tar: to_tar,
+            writer: to_writer,
+            workers,
+            tar_thread,
+            blob_thread,
+            writer_thread,
+            writeback_thread,
+        })
     }
 
     /// Ends all threads and brings the stages home; the time all workers spent working.
@@ -295,17 +315,19 @@ impl Pipeline {
         let Some(threads) = self.threads.take() else {
             return Duration::ZERO;
         };
-        let Threads { jobs, tar, writer, workers, tar_thread, blob_thread, writer_thread } = threads;
+        let Threads { jobs, tar, writer, workers, tar_thread, blob_thread, writer_thread, writeback_thread } =
+            threads;
         drop((jobs, tar, writer));
         let busy: Vec<_> = workers.into_iter().map(JoinHandle::join).collect();
-        let (tar, writer, blob) =
-            (tar_thread.map(JoinHandle::join).transpose(), writer_thread.join(), blob_thread.join());
-        match (tar, writer, blob) {
-            (Ok(tar), Ok(writer), Ok(blob)) if busy.iter().all(Result::is_ok) => {
+        let ended = (tar_thread.map(JoinHandle::join).transpose(), writer_thread.join(), blob_thread.join());
+        match ended {
+            (Ok(tar), Ok(mut writer), Ok(blob)) if busy.iter().all(Result::is_ok) => {
+                writer.set_writeback(None);
                 self.stages = Some(Stages { writer, tar, blob });
             }
             _ => self.failure.set(PackError::Stopped), // a thread has panicked, and said so on stderr
         }
+        let _ = writeback_thread.join();
         busy.into_iter().flatten().sum()
     }
 }

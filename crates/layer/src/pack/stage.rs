@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use crossbeam_channel::{Receiver, Sender};
 use sha2::{Digest as _, Sha256};
 
 use super::buffer::Buffer;
@@ -165,7 +167,7 @@ impl Hashing {
     }
 }
 
-/// How far ahead of the write-back the page cache may get.
+/// Write-back begins whenever so many bytes have been written since.
 const WRITEBACK: u64 = 8 << 20;
 /// Shared extents are worth their two system calls from here on.
 const CLONE: u64 = 1 << 20;
@@ -182,6 +184,8 @@ pub(super) struct Writer {
     written: u64,
     /// Write-back was started up to here.
     started: u64,
+    /// Who starts it; nobody for a layer of one frame.
+    writeback: Option<Sender<Range<u64>>>,
     clones: bool,
     frames: Vec<Frame>,
     /// Points without their hash states.
@@ -219,6 +223,7 @@ impl Writer {
             now,
             written: blob,
             started: 0,
+            writeback: None,
             clones: true,
             frames,
             points: Vec::new(),
@@ -287,17 +292,28 @@ impl Writer {
             blob_len: length(len)?,
         });
         self.now.tar += coded.tar_len as u64;
-        if self.now.blob >= self.started + WRITEBACK {
-            // Only a matter of speed: a real error shows again when the caller syncs.
-            let _ =
-                linux::file_range::start_writeback(&self.file, self.started, self.now.blob - self.started);
+        if self.now.blob >= self.started + WRITEBACK
+            && let Some(writeback) = &self.writeback
+            // Refused while it is still busy with the range before: then the next one is longer.
+            && writeback.try_send(self.started..self.now.blob).is_ok()
+        {
             self.started = self.now.blob;
         }
         Ok(())
     }
 
+    /// Connects the thread that runs [`Writeback::run`], or ends it.
+    pub(super) fn set_writeback(&mut self, writeback: Option<Sender<Range<u64>>>) {
+        self.writeback = writeback;
+    }
+
+    /// What that thread needs.
+    pub(super) fn writeback(&self) -> Writeback {
+        Writeback { file: Arc::clone(&self.file) }
+    }
+
     /// Shares the extents inside of `frame` with the blob, and says which bytes of the frame they hold.
-    fn share(&mut self, from: &Sealed, frame: &Frame) -> std::ops::Range<usize> {
+    fn share(&mut self, from: &Sealed, frame: &Frame) -> Range<usize> {
         let (here, there) = (self.now.blob, frame.blob_offset);
         let start = there.next_multiple_of(CLONE_ALIGN);
         let end = frame.blob_end() / CLONE_ALIGN * CLONE_ALIGN;
@@ -335,6 +351,22 @@ impl Writer {
         }
         self.written = self.written.max(self.now.blob);
         Ok(())
+    }
+}
+
+/// Starts write-back early, so that the sync after packing has little left to do.
+///
+/// On a thread of its own, because starting it waits for room in the queue of the disk.
+pub(super) struct Writeback {
+    file: Arc<File>,
+}
+
+impl Writeback {
+    pub(super) fn run(self, ranges: &Receiver<Range<u64>>) {
+        for range in ranges {
+            // Only a matter of speed: a real error shows again when the caller syncs.
+            let _ = linux::file_range::start_writeback(&self.file, range.start, range.end - range.start);
+        }
     }
 }
 

@@ -117,9 +117,12 @@ fn sealed(packed: &Packed, blob: &File) -> Sealed {
     Sealed { file: Arc::new(blob.try_clone().unwrap()), map: Arc::new(packed.map.clone()) }
 }
 
+/// A layer, and what its entries and their bytes were.
+type Base = (Model, Vec<(Entry, Vec<u8>)>);
+
 /// About 12 MiB: directories, many small files, large ones of text and of noise.
-fn base() -> &'static (Model, Vec<(Entry, Vec<u8>)>) {
-    static BASE: OnceLock<(Model, Vec<(Entry, Vec<u8>)>)> = OnceLock::new();
+fn base() -> &'static Base {
+    static BASE: OnceLock<Base> = OnceLock::new();
     BASE.get_or_init(|| {
         let mut entries = vec![(dir("d"), Vec::new())];
         for (n, len) in [3 << 20, 600_000, 0, 1, 511, 512, 513, 524_287, 524_288, 2 << 20, (4 << 20) + 1]
@@ -305,10 +308,15 @@ fn packing_resumes_at_every_point() {
             check(&packed, &blob, &expected.ended(), compression);
             assert!(packed.taken_bytes >= point.blob_offset);
         }
+        let blob = tempfile::tempfile().unwrap();
+        let options = options(compression, 2);
+        let last = base.map.points.last().unwrap();
+        let packer = Packer::resume(blob.try_clone().unwrap(), &options, &base, last).unwrap();
+        assert_eq!(packer.finish().unwrap().map, *base.map, "nothing was added: the same layer");
         let resumed = base.map.points[0];
         let wrong = HashPoint { blob_offset: resumed.blob_offset + 1, ..resumed };
         let blob = tempfile::tempfile().unwrap();
-        let refused = Packer::resume(blob, &options(compression, 2), &base, &wrong);
+        let refused = Packer::resume(blob, &options, &base, &wrong);
         assert!(matches!(refused, Err(PackError::Point(_))));
     }
     assert_eq!(entries.len(), model.extents.len());
@@ -367,6 +375,19 @@ fn a_full_disk_is_an_error_at_the_next_call_and_dropping_ends_all_threads() {
     let (mut packer, _blob) = packer(ALL[2]);
     packer.file(&file("f", 9 << 20), &data(9 << 20, 1)).unwrap();
     drop(packer);
+}
+
+#[test]
+fn a_point_that_a_frame_has_set_at_the_very_end_stands_alone() {
+    for compression in ALL {
+        let (mut packer, blob) = packer(compression);
+        let (entry, content) = (file("f", 8 << 20), data(8 << 20, 1));
+        let mut model = Model::default();
+        assert_eq!(packer.file(&entry, &content).unwrap(), model.add(&entry, &content));
+        let packed = packer.finish().unwrap();
+        check(&packed, &blob, &model.ended(), compression);
+        assert_eq!(packed.map.points.len(), 1);
+    }
 }
 
 #[test]

@@ -8,8 +8,10 @@
 use std::io::Write as _;
 
 use crate::entry::{Entry, Kind, Time, join, split};
-use crate::tar::{BLOCK, padding};
+use crate::tar::padding;
 
+/// Length of the one header block.
+const BLOCK_LEN: usize = 512;
 /// Longest PAX data that Go's reader accepts.
 const MAX_RECORDS: usize = 1 << 20;
 /// Room for a name in the header.
@@ -18,7 +20,7 @@ const NAME: usize = 100;
 const PREFIX: usize = 155;
 
 /// Upper bound of what [`header`] appends: the `x` header, its data, the header itself.
-pub const MAX_HEADER: usize = 2 * 512 + MAX_RECORDS;
+pub const MAX_HEADER: usize = 2 * BLOCK_LEN + MAX_RECORDS;
 
 /// What a tar cannot say. The entry has no header; nothing was appended.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -169,7 +171,7 @@ impl<'a> Member<'a> {
 
     /// The header block itself, with what does not fit left to the records.
     fn block(&self, pax: bool, out: &mut Vec<u8>) {
-        let mut block = [0; BLOCK as usize];
+        let mut block = [0; BLOCK_LEN];
         match split_name(&self.name) {
             Some((prefix, name)) if !pax => {
                 text(&mut block[..100], name);
@@ -203,7 +205,7 @@ fn extended(name: &[u8], records: &[u8], out: &mut Vec<u8>) {
     while path.last() == Some(&b'/') {
         path.pop();
     }
-    let mut block = [0; BLOCK as usize];
+    let mut block = [0; BLOCK_LEN];
     text(&mut block[..100], &path);
     for field in [100..108, 108..116, 116..124, 136..148] {
         octal(&mut block[field], 0);
@@ -299,7 +301,7 @@ fn text(field: &mut [u8], text: &[u8]) {
 }
 
 /// Magic, version and checksum.
-fn seal(block: &mut [u8; BLOCK as usize]) {
+fn seal(block: &mut [u8; BLOCK_LEN]) {
     block[257..265].copy_from_slice(b"ustar\x0000");
     block[148..156].fill(b' ');
     let sum: u64 = block.iter().map(|&b| u64::from(b)).sum();
