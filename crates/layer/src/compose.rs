@@ -15,9 +15,9 @@ use crate::lowers::Place;
 use crate::node::Node;
 use crate::pack::{Extent, PackError, PackOptions, Packed, Packer};
 use crate::plan::{Plan, Source, Step, Was};
-use crate::wire::Take;
 use crate::spool::{Sorter, SpillDir, Spool};
 use crate::table::{Content, ContentHash, Record, Table, TableError, TableWriter};
+use crate::wire::Take;
 
 /// What became of a file.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,7 +82,11 @@ impl Composer {
     /// # Errors
     /// Those of the packer and of the plan.
     pub fn begin<E>(
-        blob: File, options: &PackOptions, held: &[Sealed], plan: &mut Plan, spill: &SpillDir,
+        blob: File,
+        options: &PackOptions,
+        held: &[Sealed],
+        plan: &mut Plan,
+        spill: &SpillDir,
     ) -> Result<Composer, E>
     where
         E: From<PackError> + From<io::Error>,
@@ -107,7 +111,10 @@ impl Composer {
     /// # Errors
     /// Those of the packer and of the feed; the layer cannot be finished then.
     pub fn run<F: Feed>(
-        &mut self, plan: &mut Plan, held: &[Sealed], feed: &mut F,
+        &mut self,
+        plan: &mut Plan,
+        held: &[Sealed],
+        feed: &mut F,
         skip: &mut dyn FnMut(&Step) -> Result<bool, F::Error>,
     ) -> Result<(), F::Error> {
         let mut targets = std::mem::take(&mut self.targets);
@@ -281,7 +288,9 @@ impl Composer {
 /// Where the first earlier layer can be resumed: its last hash point before the first member that the plan
 /// does not take over in place.
 fn resume_point<'a>(
-    held: &'a [Sealed], options: &PackOptions, plan: &mut Plan,
+    held: &'a [Sealed],
+    options: &PackOptions,
+    plan: &mut Plan,
 ) -> io::Result<Option<(&'a Sealed, HashPoint)>> {
     let Some(first) = held.first() else { return Ok(None) };
     if !first.map.compression.same_format(options.compression) {

@@ -144,15 +144,28 @@ pub enum JudgeError {
 /// # Errors
 /// [`JudgeError`]; nothing is decided then.
 pub fn judge<'a>(
-    sides: &'a Sides<'a>, tables: &'a [&'a crate::table::Table], stay: usize, linked: &mut dyn Walk,
-    walk: &'a mut dyn Walk, bytes: &'a mut dyn Bytes, decisions: &'a mut dyn Decisions,
+    sides: &'a Sides<'a>,
+    tables: &'a [&'a crate::table::Table],
+    stay: usize,
+    linked: &mut dyn Walk,
+    walk: &'a mut dyn Walk,
+    bytes: &'a mut dyn Bytes,
+    decisions: &'a mut dyn Decisions,
 ) -> Result<(), JudgeError> {
     let records = || tables.iter().map(|table| table.records()).collect::<Vec<Records<'_>>>();
     let groups = Groups::find(sides, linked, Tiers::new(records(), stay)?)?;
     let tiers = Tiers::new(records(), stay)?;
     let seen = walk.next()?;
     let mut judge = Judge {
-        sides, tiers, walk, seen, bytes, decisions, groups, lower_links: HashMap::new(), parents: Vec::new(),
+        sides,
+        tiers,
+        walk,
+        seen,
+        bytes,
+        decisions,
+        groups,
+        lower_links: HashMap::new(),
+        parents: Vec::new(),
     };
     let base = Some(sides.lowers.root()?);
     let right = if sides.upper_is_whole { None } else { base.clone() };
@@ -326,7 +339,10 @@ impl Judge<'_> {
     /// Names of the base that must be looked at although nobody mentions them: where the two sides show
     /// different directories of it.
     fn listed(
-        &self, path: &[u8], right: Option<&Rc<Merged>>, left: &LeftDir,
+        &self,
+        path: &[u8],
+        right: Option<&Rc<Merged>>,
+        left: &LeftDir,
     ) -> Result<Vec<Vec<u8>>, JudgeError> {
         let lowers = self.sides.lowers;
         let left_base = if left.absent { None } else { left.base.as_ref() };
@@ -346,7 +362,11 @@ impl Judge<'_> {
     }
 
     fn name(
-        &mut self, path: &[u8], seen: Option<Seen>, said: Option<Said>, right_dir: Option<&Rc<Merged>>,
+        &mut self,
+        path: &[u8],
+        seen: Option<Seen>,
+        said: Option<Said>,
+        right_dir: Option<&Rc<Merged>>,
         left_dir: &LeftDir,
     ) -> Result<(), JudgeError> {
         let name = split(path).1;
@@ -374,7 +394,8 @@ impl Judge<'_> {
         match right {
             Right::Absent => self.removed(path, &left, held),
             Right::Dir { entry, is_context, inode, base } => {
-                if let (Left::Dir { inode: left_inode, base: Some(left_base), .. }, Some(right_base)) = (&left, &base)
+                if let (Left::Dir { inode: left_inode, base: Some(left_base), .. }, Some(right_base)) =
+                    (&left, &base)
                     && inode.is_some()
                     && inode == *left_inode
                     && held.is_none()
@@ -418,14 +439,21 @@ impl Judge<'_> {
 
     /// `None`: a name that cannot be decided in this pass.
     fn right(
-        &mut self, path: &[u8], seen: Option<Seen>, base: &Found, right_dir: Option<&Rc<Merged>>, left: &Left,
+        &mut self,
+        path: &[u8],
+        seen: Option<Seen>,
+        base: &Found,
+        right_dir: Option<&Rc<Merged>>,
+        left: &Left,
     ) -> Result<Option<Right>, JudgeError> {
         let sides = self.sides;
         let Some(seen) = seen else {
             return Ok(Some(match base {
                 Found::Absent => Right::Absent,
                 Found::Dir(lower, merged) => Right::Dir {
-                    entry: sides.entry(&lower.node, path, sides.lower_ids)?.unwrap_or_else(|| dir_entry(path)),
+                    entry: sides
+                        .entry(&lower.node, path, sides.lower_ids)?
+                        .unwrap_or_else(|| dir_entry(path)),
                     is_context: false,
                     inode: Some(lower.inode()),
                     base: Some(Rc::clone(merged)),
@@ -496,7 +524,11 @@ impl Judge<'_> {
 
     /// A directory on the right side: its own entry where that changed, then what is in it.
     fn enter(
-        &mut self, entry: Entry, is_context: bool, base: Option<Rc<Merged>>, left: Left,
+        &mut self,
+        entry: Entry,
+        is_context: bool,
+        base: Option<Rc<Merged>>,
+        left: Left,
         held: Option<(usize, Record)>,
     ) -> Result<(), JudgeError> {
         let path = entry.path.clone();
@@ -530,7 +562,12 @@ impl Judge<'_> {
     }
 
     /// Whether so much of the base's directory is hidden that one marker is better than its names.
-    fn hides_many(&self, path: &[u8], right: Option<&Rc<Merged>>, left: &LeftDir) -> Result<bool, JudgeError> {
+    fn hides_many(
+        &self,
+        path: &[u8],
+        right: Option<&Rc<Merged>>,
+        left: &LeftDir,
+    ) -> Result<bool, JudgeError> {
         let Some(base) = left.base.as_ref().filter(|_| !left.absent) else { return Ok(false) };
         if right.is_some_and(|right| right.is_same(base)) {
             return Ok(false);
@@ -540,7 +577,11 @@ impl Judge<'_> {
 
     /// A name of the upper that is no directory.
     fn seen(
-        &mut self, seen: Seen, base: &Found, right_dir: Option<&Rc<Merged>>, left: Left,
+        &mut self,
+        seen: Seen,
+        base: &Found,
+        right_dir: Option<&Rc<Merged>>,
+        left: Left,
         held: Option<(usize, Record)>,
     ) -> Result<(), JudgeError> {
         let path = seen.node.path.clone();
@@ -556,9 +597,11 @@ impl Judge<'_> {
             Some(false) => {}
         }
         self.bury(&left);
-        let Some(mut entry) = self.sides.entry(&seen.node, &path, self.sides.upper_ids)? else { return Ok(()) };
+        let Some(mut entry) = self.sides.entry(&seen.node, &path, self.sides.upper_ids)? else {
+            return Ok(());
+        };
         let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
-        let hash = self.likely_held(&seen, &entry, held.as_ref())?;
+        let hash = self.likely_held(&seen, &entry, held.as_ref(), right_dir)?;
         let first = self.groups.by_inode.get(&inode).and_then(|group| group.emitted.clone());
         if let Some((target, target_held)) = first {
             entry.kind = Kind::Hardlink { target };
@@ -588,21 +631,45 @@ impl Judge<'_> {
     /// What the bytes hash to, read for it where an earlier layer likely has them: same size, same time of
     /// last change, only owner or mode moved.
     fn likely_held(
-        &mut self, seen: &Seen, entry: &Entry, held: Option<&(usize, Record)>,
+        &mut self,
+        seen: &Seen,
+        entry: &Entry,
+        held: Option<&(usize, Record)>,
+        right_dir: Option<&Rc<Merged>>,
     ) -> Result<Option<ContentHash>, JudgeError> {
         let is_likely = |(_, record): &(usize, Record)| {
             record.content.is_some_and(|content| content.size > 0 && content.size == seen.node.stat.size)
                 && record.entry.meta.mtime == entry.meta.mtime
         };
         match seen.hash {
-            None if held.is_some_and(is_likely) => Ok(self.bytes.hash(seen)?),
+            None if held.is_some_and(is_likely) => self.hash(seen, right_dir),
             known => Ok(known),
+        }
+    }
+
+    /// What the bytes that the name shows hash to; those of a metadata-only file are in a lower.
+    fn hash(
+        &mut self,
+        seen: &Seen,
+        right_dir: Option<&Rc<Merged>>,
+    ) -> Result<Option<ContentHash>, JudgeError> {
+        match &seen.node.what {
+            What::File { metacopy: Some(metacopy) } => {
+                let lower =
+                    self.sides.lowers.metacopy_data(right_dir.map(|dir| &**dir), metacopy, &seen.node)?;
+                Ok(Some(self.bytes.hash_lower(&lower)?))
+            }
+            _ => Ok(self.bytes.hash(seen)?),
         }
     }
 
     /// `None`: its bytes cannot be read now.
     fn is_unchanged(
-        &mut self, seen: &Seen, left: &Left, base: &Found, right_dir: Option<&Rc<Merged>>,
+        &mut self,
+        seen: &Seen,
+        left: &Left,
+        base: &Found,
+        right_dir: Option<&Rc<Merged>>,
     ) -> Result<Option<bool>, JudgeError> {
         match left {
             Left::Absent | Left::Dir { .. } => Ok(Some(false)),
@@ -616,7 +683,7 @@ impl Judge<'_> {
                 };
                 let hash = match seen.hash {
                     Some(hash) => Some(hash),
-                    None => self.bytes.hash(seen)?,
+                    None => self.hash(seen, right_dir)?,
                 };
                 Ok(hash.map(|hash| hash == content.hash))
             }
@@ -633,7 +700,11 @@ impl Judge<'_> {
     /// Whether the upper's name is a copy that did not change: everything equal, bytes included. A copy of
     /// one name of a hard link is a change: it broke the link.
     fn is_base(
-        &mut self, seen: &Seen, lower: &LowerNode, base: &Found, right_dir: Option<&Rc<Merged>>,
+        &mut self,
+        seen: &Seen,
+        lower: &LowerNode,
+        base: &Found,
+        right_dir: Option<&Rc<Merged>>,
     ) -> Result<Option<bool>, JudgeError> {
         let (node, other) = (&seen.node, &lower.node);
         let same = node.kind() == other.kind()
@@ -652,9 +723,15 @@ impl Judge<'_> {
 
     /// A file of the base that shows on the right side and may not on the left.
     fn lower(
-        &mut self, path: &[u8], lower: &Rc<LowerNode>, left: Left, held: Option<(usize, Record)>,
+        &mut self,
+        path: &[u8],
+        lower: &Rc<LowerNode>,
+        left: Left,
+        held: Option<(usize, Record)>,
     ) -> Result<(), JudgeError> {
-        let Some(mut entry) = self.sides.entry(&lower.node, path, self.sides.lower_ids)? else { return Ok(()) };
+        let Some(mut entry) = self.sides.entry(&lower.node, path, self.sides.lower_ids)? else {
+            return Ok(());
+        };
         let is_file = matches!(entry.kind, Kind::File { size } if size > 0);
         let mut hash = None;
         match &left {
@@ -723,12 +800,18 @@ impl Judge<'_> {
     /// Emits a member that is no directory, taking over from earlier layers what they have of it. Returns
     /// the layer whose whole member is taken over.
     fn emit(
-        &mut self, entry: Entry, source: Source, hash: Option<ContentHash>, was: Was,
+        &mut self,
+        entry: Entry,
+        source: Source,
+        hash: Option<ContentHash>,
+        was: Was,
         held: Option<(usize, Record)>,
     ) -> Result<Option<usize>, JudgeError> {
         self.emit_parents(None)?;
         let source = match (held, hash) {
-            (Some((layer, record)), Some(hash)) if record.content.is_some_and(|content| content.hash == hash) => {
+            (Some((layer, record)), Some(hash))
+                if record.content.is_some_and(|content| content.hash == hash) =>
+            {
                 match record.content {
                     _ if record.entry == entry => Source::Member { layer, extent: record.extent },
                     Some(content) if content.size > 0 => Source::Data { layer, content },
@@ -775,7 +858,8 @@ impl Judge<'_> {
 /// The whole member of an earlier layer, where it says the same and has no bytes to compare.
 fn member_of(held: Option<(usize, Record)>, entry: &Entry) -> Option<Source> {
     let (layer, record) = held?;
-    let empty = record.content.is_none_or(|content| content.size == 0 || matches!(entry.kind, Kind::Hardlink { .. }));
+    let empty =
+        record.content.is_none_or(|content| content.size == 0 || matches!(entry.kind, Kind::Hardlink { .. }));
     (record.entry == *entry && empty).then_some(Source::Member { layer, extent: record.extent })
 }
 

@@ -187,7 +187,8 @@ impl Lowers {
                     _ => false,
                 };
                 let shown = !may_hide || {
-                    let node = Node::read(part.dir.as_fd(), name, path.to_vec(), self.how, part.xattr_whiteouts)?;
+                    let node =
+                        Node::read(part.dir.as_fd(), name, path.to_vec(), self.how, part.xattr_whiteouts)?;
                     node.is_some_and(|node| node.what != What::Whiteout)
                 };
                 names.insert(name.to_vec(), shown);
@@ -248,10 +249,10 @@ impl Lowers {
     /// A non-directory, with the place of its bytes.
     fn other(&self, node: Node, part: &Part, below: &[Part], name: Vec<u8>) -> Result<Found, NodeError> {
         let data = match &node.what {
-            What::File { metacopy: Some(metacopy) } => self.data(metacopy, part.layer + 1, below, &name, &node.path)?,
-            What::File { metacopy: None } => {
-                Some(Place { layer: part.layer, path: join(&part.path, &name) })
+            What::File { metacopy: Some(metacopy) } => {
+                self.data(metacopy, part.layer + 1, below, &name, &node.path)?
             }
+            What::File { metacopy: None } => Some(Place { layer: part.layer, path: join(&part.path, &name) }),
             _ => None,
         };
         Ok(Found::Other(Rc::new(LowerNode { node, layer: part.layer, data })))
@@ -260,7 +261,12 @@ impl Lowers {
     /// The file in the layers from `from` on whose bytes a metadata-only file above them stands for. Each
     /// step goes to a deeper layer, so a chain of them ends.
     fn data(
-        &self, metacopy: &Metacopy, from: usize, below: &[Part], name: &[u8], path: &[u8],
+        &self,
+        metacopy: &Metacopy,
+        from: usize,
+        below: &[Part],
+        name: &[u8],
+        path: &[u8],
     ) -> Result<Option<Place>, NodeError> {
         let found = match metacopy.redirect.as_deref() {
             Some(redirect) => match redirect.strip_prefix(b"/") {
@@ -326,7 +332,10 @@ impl Lowers {
     /// # Errors
     /// [`NodeError::Read`] with the path, also when no lower has them.
     pub fn metacopy_data(
-        &self, parent: Option<&Merged>, metacopy: &Metacopy, node: &Node,
+        &self,
+        parent: Option<&Merged>,
+        metacopy: &Metacopy,
+        node: &Node,
     ) -> Result<LowerNode, NodeError> {
         let parts = parent.map_or(&[][..], |merged| &merged.parts);
         let name = split(&node.path).1;
@@ -335,7 +344,6 @@ impl Lowers {
             None => Err(NodeError::read(&node.path, io::Error::from(ErrorKind::NotFound))),
         }
     }
-
 }
 
 impl Part {
@@ -352,4 +360,3 @@ fn opaque_of(node: &Node) -> Opaque {
         _ => Opaque::No,
     }
 }
-

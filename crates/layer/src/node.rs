@@ -159,7 +159,10 @@ pub enum NodeError {
         path: PathBytes,
     },
     /// Owner or group lies outside of the id map.
-    #[error("{} belongs to id {id}, which the id map of the container does not have", String::from_utf8_lossy(path))]
+    #[error(
+        "{} belongs to id {id}, which the id map of the container does not have",
+        String::from_utf8_lossy(path)
+    )]
     Id {
         /// The name.
         path: PathBytes,
@@ -211,7 +214,11 @@ impl Node {
     /// # Errors
     /// [`NodeError::Read`] with the path, [`NodeError::Index`] in an upper.
     pub fn read(
-        dir: BorrowedFd<'_>, name: &[u8], path: PathBytes, how: How, xattr_whiteouts: bool,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        path: PathBytes,
+        how: How,
+        xattr_whiteouts: bool,
     ) -> Result<Option<Node>, NodeError> {
         let semantics = how.semantics;
         let Some((file_type, device, stat)) =
@@ -231,9 +238,9 @@ impl Node {
         }
         node.what = match file_type {
             FileType::RegularFile if markers.whiteout && xattr_whiteouts && stat.size == 0 => What::Whiteout,
-            FileType::RegularFile => What::File {
-                metacopy: markers.metacopy.then_some(Metacopy { redirect: markers.redirect }),
-            },
+            FileType::RegularFile => {
+                What::File { metacopy: markers.metacopy.then_some(Metacopy { redirect: markers.redirect }) }
+            }
             FileType::Directory => What::Dir { opaque: markers.opaque, redirect: markers.redirect },
             FileType::Symlink => match rustix::fs::readlinkat(dir, name, Vec::new()) {
                 Ok(target) => What::Symlink(target.into_bytes()),
@@ -250,7 +257,11 @@ impl Node {
     }
 
     fn read_xattrs(
-        &mut self, dir: BorrowedFd<'_>, name: &[u8], semantics: Semantics, policy: XattrPolicy,
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        semantics: Semantics,
+        policy: XattrPolicy,
     ) -> Result<Markers, NodeError> {
         let mut markers = Markers::default();
         let failed = |error| NodeError::read(&self.path, error);

@@ -13,9 +13,9 @@ use crate::entry::{Entry, Kind, join, path_order, split};
 use crate::lowers::Place;
 use crate::node::Node;
 use crate::pack::Extent;
-use crate::wire::{Malformed, Put, Take};
 use crate::spool::{Sorter, SpillDir, Spool};
 use crate::table::{Content, ContentHash, put_entry, put_extent, take_entry, take_extent};
+use crate::wire::{Malformed, Put, Take};
 
 /// One member of the new layer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,9 +93,10 @@ pub struct PlanWriter {
 /// Sums over a plan.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Totals {
-    /// Paths that are new or changed, without directories that only lead to them.
+    /// Paths that are new or changed, without directories that only lead to them and without what is taken
+    /// over as it was.
     pub changed: u64,
-    /// Paths that are removed.
+    /// Paths that are removed, likewise.
     pub removed: u64,
     /// Bytes of new or changed files.
     pub bytes: u64,
@@ -125,9 +126,9 @@ impl PlanWriter {
             _ => 0,
         };
         self.totals.members += 1;
-        match (&step.entry.kind, step.was) {
-            (Kind::Whiteout, _) => self.totals.removed += 1,
-            (Kind::Opaque, _) | (_, Was::Parent) => {}
+        match (&step.entry.kind, step.was, &step.source) {
+            (.., Source::Member { .. }) | (Kind::Opaque, ..) | (_, Was::Parent, _) => {}
+            (Kind::Whiteout, ..) => self.totals.removed += 1,
             _ => self.totals.changed += 1,
         }
         match step.source {
@@ -187,7 +188,8 @@ impl Plan {
     {
         let mut reader = self.steps.reader()?;
         while let Some(record) = reader.next_record()? {
-            let step = Step::parse(record).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
+            let step =
+                Step::parse(record).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
             each(step)?;
         }
         Ok(())
@@ -318,7 +320,8 @@ mod tests {
     fn what_is_taken_over_comes_first_and_whiteouts_before_siblings() {
         let dir = tempfile::tempdir().unwrap();
         let mut plan = PlanWriter::new(&SpillDir::new(dir.path()));
-        let member = |layer, offset| Source::Member { layer, extent: Extent { offset, header: 512, len: 512 } };
+        let member =
+            |layer, offset| Source::Member { layer, extent: Extent { offset, header: 512, len: 512 } };
         for step in [
             step("a", Kind::Dir, Source::Nothing),
             step("a/b", Kind::File { size: 0 }, Source::Nothing),

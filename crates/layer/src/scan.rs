@@ -143,7 +143,11 @@ impl Scan<'_> {
     /// # Errors
     /// As [`Scan::walk`].
     pub fn walk_one<V: Visit>(
-        &self, root: BorrowedFd<'_>, path: &[u8], known_inode: Option<u64>, visit: &mut V,
+        &self,
+        root: BorrowedFd<'_>,
+        path: &[u8],
+        known_inode: Option<u64>,
+        visit: &mut V,
     ) -> Result<bool, V::Error> {
         let (parent, name) = entry::split(path);
         let mut dir: Option<OwnedFd> = None;
@@ -173,7 +177,10 @@ impl Scan<'_> {
 
     /// Walks one directory; `dir` is `None` for one that only grafts need.
     fn directory<V: Visit>(
-        &self, dir: Option<BorrowedFd<'_>>, place: &Place, visit: &mut V,
+        &self,
+        dir: Option<BorrowedFd<'_>>,
+        place: &Place,
+        visit: &mut V,
     ) -> Result<(), V::Error> {
         // deeper levels hold less at once, so that no shape of a tree adds up to much memory
         let memory = (16usize << 20) >> place.depth.min(9);
@@ -203,7 +210,11 @@ impl Scan<'_> {
     }
 
     fn name<V: Visit>(
-        &self, dir: BorrowedFd<'_>, name: &[u8], place: &Place, visit: &mut V,
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        place: &Place,
+        visit: &mut V,
     ) -> Result<(), V::Error> {
         let path = join(&place.path, name);
         let Some(mut node) = Node::read(dir, name, path, place.how, place.xattr_whiteouts)? else {
@@ -250,7 +261,11 @@ impl Scan<'_> {
     }
 
     fn graft<V: Visit>(
-        &self, dir: Option<BorrowedFd<'_>>, name: &[u8], place: &Place, graft: &Option<&Graft>,
+        &self,
+        dir: Option<BorrowedFd<'_>>,
+        name: &[u8],
+        place: &Place,
+        graft: &Option<&Graft>,
         visit: &mut V,
     ) -> Result<(), V::Error> {
         let path = join(&place.path, name);
@@ -277,7 +292,12 @@ impl Scan<'_> {
 
     /// A directory on the way to a graft: the upper's if it has one, else as the container sees it.
     fn above_graft<V: Visit>(
-        &self, dir: Option<BorrowedFd<'_>>, name: &[u8], path: PathBytes, place: &Place, visit: &mut V,
+        &self,
+        dir: Option<BorrowedFd<'_>>,
+        name: &[u8],
+        path: PathBytes,
+        place: &Place,
+        visit: &mut V,
     ) -> Result<(), V::Error> {
         if let Some(dir) = dir
             && let Some(node) = Node::read(dir, name, path.clone(), place.how, place.xattr_whiteouts)?
@@ -355,7 +375,11 @@ mod tests {
         dir
     }
 
-    fn paths(dir: &tempfile::TempDir, select: &dyn Fn(&[u8], bool) -> Select, grafts: &[Graft]) -> Vec<String> {
+    fn paths(
+        dir: &tempfile::TempDir,
+        select: &dyn Fn(&[u8], bool) -> Select,
+        grafts: &[Graft],
+    ) -> Vec<String> {
         let spill = SpillDir::new(dir.path());
         let root = std::fs::File::open(dir.path()).unwrap();
         let mut found = Paths::default();
@@ -396,14 +420,25 @@ mod tests {
             above,
         };
         let mut srv = Node::read(
-            std::fs::File::open(volume.path()).unwrap().as_fd(), b"new", b"srv".to_vec(), HOW, false,
+            std::fs::File::open(volume.path()).unwrap().as_fd(),
+            b"new",
+            b"srv".to_vec(),
+            HOW,
+            false,
         )
         .unwrap()
         .unwrap();
         srv.stat.mode = 0o711;
         let grafts = [graft(b"data", vec![]), graft(b"srv/www", vec![srv])];
         let expected = [
-            "data", "data/new", "data/new/file", "etc", "etc/passwd", "srv?", "srv/www", "srv/www/new",
+            "data",
+            "data/new",
+            "data/new/file",
+            "etc",
+            "etc/passwd",
+            "srv?",
+            "srv/www",
+            "srv/www/new",
             "srv/www/new/file",
         ];
         assert_eq!(paths(&upper, &|_, _| Select::Take, &grafts), expected);

@@ -245,7 +245,10 @@ impl Sorter {
     ///
     /// # Errors
     /// Those of the runs, and the first one that `each` returns.
-    pub fn drain<E: From<io::Error>>(mut self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+    pub fn drain<E: From<io::Error>>(
+        mut self,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         if self.runs.is_empty() {
             self.sort();
             for &(start, len) in &self.spans {
@@ -276,7 +279,6 @@ impl Sorter {
         }
     }
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -12,8 +12,8 @@ use std::io;
 
 use crate::entry::{Entry, Kind, Meta};
 use crate::pack::Extent;
-use crate::wire::{Malformed, Put, Take};
 use crate::record_file::{Format, RawRecords, RecordFile, RecordFileError, RecordFileWriter};
+use crate::wire::{Malformed, Put, Take};
 
 const FORMAT: Format = Format { magic: *b"HSTABLE\0", version: 1 };
 
@@ -239,7 +239,8 @@ mod tests {
             xattrs: vec![(b"user.a".to_vec(), vec![0, 255])],
         };
         let extent = Extent { offset: 1 << 40, header: 512, len: 1536 };
-        let content = matches!(kind, Kind::File { .. }).then_some(Content { hash: [7; 32], size: 9, at: extent });
+        let content =
+            matches!(kind, Kind::File { .. }).then_some(Content { hash: [7; 32], size: 9, at: extent });
         let opaque = matches!(kind, Kind::Dir).then_some(extent);
         Record { entry: Entry { path: path.into(), kind, meta }, extent, opaque, content }
     }

@@ -72,8 +72,9 @@ impl<'a> Tiers<'a> {
         }
         let mut records = Vec::new();
         for (layer, table) in self.tables.iter_mut().enumerate() {
-            let is_least =
-                |record: &Result<Record, TableError>| record.as_ref().map_or(true, |r| Some(&r.entry.path) == least.as_ref());
+            let is_least = |record: &Result<Record, TableError>| {
+                record.as_ref().map_or(true, |r| Some(&r.entry.path) == least.as_ref())
+            };
             if let Some(record) = table.next_if(is_least) {
                 records.push((layer, record?));
             }
@@ -103,7 +104,9 @@ impl<'a> Tiers<'a> {
                     }
                     shown_from[view] = shown_from[view].max(children_from);
                     if view == 0 {
-                        base_hidden |= children_from > 0 || !matches!(record.entry.kind, Kind::Dir) || record.opaque.is_some();
+                        base_hidden |= children_from > 0
+                            || !matches!(record.entry.kind, Kind::Dir)
+                            || record.opaque.is_some();
                     }
                     views[view] = Some((layer, record.clone()));
                 }

@@ -111,7 +111,11 @@ fn identity(dir: BorrowedFd<'_>) -> io::Result<String> {
 
 /// Everything that decides what a layer says.
 pub(crate) fn key(
-    upper: BorrowedFd<'_>, lowers: &[BorrowedFd<'_>], ids: &str, base: Option<&Digest>, request: &Request,
+    upper: BorrowedFd<'_>,
+    lowers: &[BorrowedFd<'_>],
+    ids: &str,
+    base: Option<&Digest>,
+    request: &Request,
 ) -> io::Result<String> {
     let mut hasher = blake3::Hasher::new();
     let mut add = |part: &str| {
@@ -211,7 +215,10 @@ impl Chain {
 
     /// Writes the chain as it is after a save, and forgets layers that are no longer in it.
     pub(crate) fn keep(
-        &self, tiers: Vec<TierRecord>, manifest: Digest, known: Option<&Path>,
+        &self,
+        tiers: Vec<TierRecord>,
+        manifest: Digest,
+        known: Option<&Path>,
     ) -> io::Result<()> {
         fs::create_dir_all(self.state.join("chains"))?;
         if let Some(known) = known {

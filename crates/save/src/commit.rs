@@ -38,7 +38,7 @@ use crate::image::{self, NewLayer};
 use crate::job::{Decided, Job};
 use crate::knowledge::Knowledge;
 use crate::pause::{self, DEADLINE, Pause, PauseError, PauseTarget};
-use crate::read::{Findings, Phase};
+use crate::read::{Findings, Phase, Reading};
 use crate::request::{DiffKind, DiffLine, Moments, Progress, Report, Request, Shape};
 use crate::walk::{Directories, Trust, Walked};
 use crate::watch::{Touched, Watch};
@@ -55,7 +55,11 @@ const WATCHED_NAMES: u64 = 4000;
 /// # Errors
 /// [`SaveError`]: nothing was saved and no name has moved.
 pub fn commit(
-    store: &Store, request: &Request, run_dir: &Path, progress: &dyn Progress, cancel: &AtomicBool,
+    store: &Store,
+    request: &Request,
+    run_dir: &Path,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
 ) -> Result<Report, SaveError> {
     let start = Instant::now();
     pause::recover(run_dir)?;
@@ -79,15 +83,18 @@ pub fn commit(
 /// # Errors
 /// As [`commit`].
 pub fn dry_run(
-    store: &Store, request: &Request, _run_dir: &Path, progress: &dyn Progress, cancel: &AtomicBool,
+    store: &Store,
+    request: &Request,
+    _run_dir: &Path,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
 ) -> Result<Report, SaveError> {
     let start = Instant::now();
     let job = Job::new(store, request, progress, cancel)?;
     let chain = job.chain()?;
     let mut saving = Saving::new(&job, &chain, start);
-    let mut walked = saving.walk()?;
-    let mut reading = job.reading(Phase::Final, None);
-    let (plan, decided) = job.plan(&mut walked, &saving.tables(), saving.stay, &mut reading)?;
+    let walked = saving.walk()?;
+    let (plan, decided, _, mut reading) = saving.plan(walked, Phase::Final, None)?;
     let findings = std::mem::take(&mut reading.findings);
     drop(reading);
     saving.decided(decided, findings, plan.totals());
@@ -99,7 +106,10 @@ pub fn dry_run(
 /// # Errors
 /// As [`commit`], and what `each` returns.
 pub fn diff(
-    store: &Store, request: &Request, each: &mut dyn FnMut(DiffLine) -> std::io::Result<()>, cancel: &AtomicBool,
+    store: &Store,
+    request: &Request,
+    each: &mut dyn FnMut(DiffLine) -> std::io::Result<()>,
+    cancel: &AtomicBool,
 ) -> Result<(), SaveError> {
     use layer::entry::Kind;
     use layer::plan::Was;
@@ -196,18 +206,47 @@ impl<'a> Saving<'a> {
         };
         let walked = self.job.walk(known, Trust::EarlierSave, None, None)?;
         if self.chain.lost {
-            self.warnings.push(
-                "earlier layers of this container are gone: everything is packed again".to_owned(),
-            );
+            self.warnings
+                .push("earlier layers of this container are gone: everything is packed again".to_owned());
         }
         self.stay = match self.job.request.shape {
-            Shape::Tiered => self.chain.stay(walked.totals.unknown_bytes, MAX_TIERS - 2),
+            Shape::Tiered if self.job.request.purge => self.chain.clean(),
+            Shape::Tiered => self.chain.tiers.len(),
             Shape::Cumulative | Shape::Squash => 0,
         };
-        if self.job.request.purge {
-            self.stay = self.stay.min(self.chain.clean());
-        }
         Ok(walked)
+    }
+
+    /// Plans the layer, and decides with its size which layers stay below it: the plan is made for all of
+    /// them first, and again when some are small enough to be merged into it.
+    fn plan<'r>(
+        &mut self,
+        mut walked: Walked,
+        phase: Phase,
+        captures: Option<&'r Captures>,
+    ) -> Result<(Plan, Decided, Walked, Reading<'r>), SaveError>
+    where
+        'a: 'r,
+    {
+        let job = self.job;
+        let mut reading = job.reading(phase, captures);
+        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
+        let stay = match job.request.shape {
+            Shape::Tiered => self.stay.min(self.chain.stay(plan.totals().to_read, MAX_TIERS - 2)),
+            Shape::Cumulative | Shape::Squash => 0,
+        };
+        if stay == self.stay {
+            return Ok((plan, decided, walked, reading));
+        }
+        self.stay = stay;
+        self.learn(&mut reading)?;
+        drop(reading);
+        if let Some(knowledge) = self.knowledge.last() {
+            walked = walked.with_knowledge(&mut knowledge.cursor()?, &job.spill)?;
+        }
+        let mut reading = job.reading(phase, captures);
+        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
+        Ok((plan, decided, walked, reading))
     }
 
     fn save(&mut self, run_dir: &Path) -> Result<(), SaveError> {
@@ -222,7 +261,11 @@ impl<'a> Saving<'a> {
         let is_small = walked.totals.unknown_bytes <= READ_IN_PAUSE
             && walked.totals.unknown_files <= FILES_IN_PAUSE
             && walked.totals.names <= WATCHED_NAMES;
-        if is_small { self.pause_at_once(walked, &target, run_dir) } else { self.pause_late(walked, &target, run_dir) }
+        if is_small {
+            self.pause_at_once(walked, &target, run_dir)
+        } else {
+            self.pause_late(walked, &target, run_dir)
+        }
     }
 
     fn target(&mut self, pid: i32) -> Option<PauseTarget> {
@@ -242,7 +285,10 @@ impl<'a> Saving<'a> {
 
     /// Little to read: the pause holds all of it, and the image is of one moment.
     fn pause_at_once(
-        &mut self, mut before: Walked, target: &PauseTarget, run_dir: &Path,
+        &mut self,
+        mut before: Walked,
+        target: &PauseTarget,
+        run_dir: &Path,
     ) -> Result<(), SaveError> {
         let mut captures = self.job.captures()?;
         let pause = match pause::freeze(target, DEADLINE, run_dir) {
@@ -263,7 +309,12 @@ impl<'a> Saving<'a> {
     }
 
     /// Much to read: what reads cleanly is packed first.
-    fn pause_late(&mut self, mut before: Walked, target: &PauseTarget, run_dir: &Path) -> Result<(), SaveError> {
+    fn pause_late(
+        &mut self,
+        mut before: Walked,
+        target: &PauseTarget,
+        run_dir: &Path,
+    ) -> Result<(), SaveError> {
         let mut directories = Directories::new();
         let mut watch = self.watch(&before);
         if let Some(watch) = &mut watch {
@@ -274,8 +325,7 @@ impl<'a> Saving<'a> {
             before = self.job.walk(known, Trust::EarlierSave, Some((watch, &mut directories)), None)?;
         }
         let job = self.job;
-        let mut reading = job.reading(Phase::Running, None);
-        let (mut plan, _) = job.plan(&mut before, &self.tables(), self.stay, &mut reading)?;
+        let (mut plan, first, mut before, mut reading) = self.plan(before, Phase::Running, None)?;
         job.progress.stage("pack", Some(plan.totals().to_read));
         let sealed = self.sealed();
         let mut making = self.begin(&mut plan, &sealed)?;
@@ -332,6 +382,7 @@ impl<'a> Saving<'a> {
         }
         self.with_grafts(&mut walked, &mut informed)?;
         self.knowledge.push(knowledge);
+        self.decided = first;
         self.finish_over(walked, (held == Some(true)).then_some(&captures), making, &plan, &sealed)
     }
 
@@ -377,10 +428,9 @@ impl<'a> Saving<'a> {
     }
 
     /// Plans and packs in one pass.
-    fn finish_with(&mut self, mut walked: Walked, captures: Option<&Captures>) -> Result<(), SaveError> {
+    fn finish_with(&mut self, walked: Walked, captures: Option<&Captures>) -> Result<(), SaveError> {
         let job = self.job;
-        let mut reading = job.reading(Phase::Final, captures);
-        let (mut plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
+        let (mut plan, decided, walked, mut reading) = self.plan(walked, Phase::Final, captures)?;
         if !plan.is_empty() {
             job.progress.stage("pack", Some(plan.totals().to_read));
             let sealed = self.sealed();
@@ -399,7 +449,11 @@ impl<'a> Saving<'a> {
 
     /// Plans and packs what a layer in the making still lacks.
     fn finish_over(
-        &mut self, mut walked: Walked, captures: Option<&Captures>, mut making: Making, first: &Plan,
+        &mut self,
+        mut walked: Walked,
+        captures: Option<&Captures>,
+        mut making: Making,
+        first: &Plan,
         sealed: &[Sealed],
     ) -> Result<(), SaveError> {
         let job = self.job;
@@ -447,7 +501,7 @@ impl<'a> Saving<'a> {
         Ok(())
     }
 
-    fn learn(&mut self, reading: &mut crate::read::Reading<'_>) -> Result<(), SaveError> {
+    fn learn(&mut self, reading: &mut Reading<'_>) -> Result<(), SaveError> {
         let empty = crate::knowledge::Learned::new(&self.job.spill);
         let learned = std::mem::replace(&mut reading.learned, empty);
         self.knowledge.push(learned.write(self.job.spill.file()?)?);
@@ -457,9 +511,11 @@ impl<'a> Saving<'a> {
     fn begin(&self, plan: &mut Plan, sealed: &[Sealed]) -> Result<Making, SaveError> {
         let ingest = self.job.store.ingest()?;
         let compression = image::compression(self.job, plan, sealed)?;
-        let threads = self.job.request.threads.unwrap_or_else(|| {
-            std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-        });
+        let threads = self
+            .job
+            .request
+            .threads
+            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
         let options = PackOptions { compression, threads };
         let blob = ingest.file().try_clone()?;
         let composer = Composer::begin::<SaveError>(blob, &options, sealed, plan, &self.job.spill)?;
@@ -483,7 +539,13 @@ impl<'a> Saving<'a> {
     pub(crate) fn decided(&mut self, decided: Decided, findings: Findings, totals: Totals) {
         let mut left_out = decided.left_out.clone();
         left_out.extend(findings.unrepresentable.iter().map(|path| (path.clone(), LeftOut::Unrepresentable)));
-        self.decided = Decided { left_out, ..decided };
+        // a pass before the pause has buried what it replaced; what it left out is left out again
+        let mut buried = std::mem::take(&mut self.decided.buried);
+        buried.resize(buried.len().max(decided.buried.len()), (0, 0));
+        for (sum, (files, bytes)) in buried.iter_mut().zip(&decided.buried) {
+            *sum = (sum.0 + files, sum.1 + bytes);
+        }
+        self.decided = Decided { left_out, buried, ..decided };
         self.findings = findings;
         self.totals = totals;
     }
@@ -529,7 +591,9 @@ fn sum(a: Totals, b: Totals) -> Totals {
 /// The paths behind what a watch reports, with their directories, whose times moved, and with what has to
 /// be captured in any case.
 fn touched_paths(
-    names: &std::collections::HashSet<(u32, Box<[u8]>)>, directories: &Directories, deferred: &[Vec<u8>],
+    names: &std::collections::HashSet<(u32, Box<[u8]>)>,
+    directories: &Directories,
+    deferred: &[Vec<u8>],
 ) -> BTreeSet<Vec<u8>> {
     let mut by_id: Vec<&[u8]> = vec![&[]; directories.len()];
     for (path, (id, _)) in directories {

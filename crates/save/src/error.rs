@@ -140,7 +140,9 @@ impl SaveError {
             SaveError::Node(NodeError::Index { .. })
             | SaveError::Judge(JudgeError::Node(NodeError::Index { .. })) => ErrorKind::NotPossible,
             SaveError::NoSuchMount { .. } => ErrorKind::NotFound,
-            SaveError::FileMount { .. } | SaveError::Pattern { .. } | SaveError::NoProcess => ErrorKind::Usage,
+            SaveError::FileMount { .. } | SaveError::Pattern { .. } | SaveError::NoProcess => {
+                ErrorKind::Usage
+            }
             SaveError::Interrupted => ErrorKind::Interrupted,
             _ => ErrorKind::Failed,
         }

@@ -35,8 +35,14 @@ impl Captures {
 
     /// Captures `name` in `dir`, which the walk saw as `node`. A file that changed since is captured as it is
     /// now, and the node says so; one that is gone is not captured.
-    pub(crate) fn take(&mut self, dir: BorrowedFd<'_>, name: &[u8], node: &mut Node) -> Result<(), SaveError> {
-        let failed = |source: io::Error| SaveError::Capture { path: node.path.clone(), source: source.into() };
+    pub(crate) fn take(
+        &mut self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        node: &mut Node,
+    ) -> Result<(), SaveError> {
+        let failed =
+            |source: io::Error| SaveError::Capture { path: node.path.clone(), source: source.into() };
         let expected = Stamp::of_name(dir, name).map_err(failed)?;
         let file: OwnedFd = match open_regular(dir, name, &expected) {
             Ok(file) => file,
@@ -47,7 +53,8 @@ impl Captures {
         update(&mut node.stat, read.stamp());
         let captured = self.scratch.capture(file.as_fd(), read.stamp().size);
         let bytes = captured.map_err(|source| SaveError::Capture { path: node.path.clone(), source })?;
-        let failed = |source: io::Error| SaveError::Capture { path: node.path.clone(), source: source.into() };
+        let failed =
+            |source: io::Error| SaveError::Capture { path: node.path.clone(), source: source.into() };
         let verdict = read.end(file.as_fd()).map_err(failed)?;
         self.bytes += bytes.len();
         self.files.insert(node.path.clone(), Capture { bytes, verdict });

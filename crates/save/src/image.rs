@@ -65,7 +65,9 @@ const NOTHING: u64 = 1 << 20;
 
 /// How the layer of a plan is compressed.
 pub(crate) fn compression(
-    job: &Job<'_>, plan: &mut Plan, held: &[Sealed],
+    job: &Job<'_>,
+    plan: &mut Plan,
+    held: &[Sealed],
 ) -> Result<codec::Compression, SaveError> {
     let level = match job.request.compression {
         Compression::None => return Ok(codec::Compression::None),
@@ -270,14 +272,12 @@ fn take_environment(job: &Job<'_>, with_env: &WithEnv, config: &mut ImageConfig)
 }
 
 fn reported(base: Option<&Image>, records: &[TierRecord], kept: usize) -> Vec<LayerReport> {
-    let base_layers = base.into_iter().flat_map(|base| {
-        base.manifest.layers.iter().zip(&base.config.rootfs.diff_ids).map(|(layer, diff_id)| LayerReport {
-            digest: layer.digest,
-            diff_id: *diff_id,
-            size: layer.size,
-            new: false,
-        })
-    });
+    let base_layers =
+        base.into_iter().flat_map(|base| {
+            base.manifest.layers.iter().zip(&base.config.rootfs.diff_ids).map(|(layer, diff_id)| {
+                LayerReport { digest: layer.digest, diff_id: *diff_id, size: layer.size, new: false }
+            })
+        });
     let own = records.iter().enumerate().map(|(at, record)| LayerReport {
         digest: record.digest,
         diff_id: record.diff_id,

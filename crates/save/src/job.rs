@@ -95,14 +95,20 @@ impl Decisions for Deciding<'_> {
 
 fn id_map(map: &source::IdMap) -> IdMap {
     let ranges = |ranges: &[linux::process::IdRange]| {
-        ranges.iter().map(|range| IdRange { image: range.container, host: range.host, size: range.size }).collect()
+        ranges
+            .iter()
+            .map(|range| IdRange { image: range.container, host: range.host, size: range.size })
+            .collect()
     };
     IdMap { uids: ranges(map.uids()), gids: ranges(map.gids()) }
 }
 
 impl<'a> Job<'a> {
     pub(crate) fn new(
-        store: &'a Store, request: &'a Request, progress: &'a dyn Progress, cancel: &'a AtomicBool,
+        store: &'a Store,
+        request: &'a Request,
+        progress: &'a dyn Progress,
+        cancel: &'a AtomicBool,
     ) -> Result<Job<'a>, SaveError> {
         let source = source::find(&request.source, &request.find)?;
         let mut warnings: Vec<String> = source.warnings.iter().map(ToString::to_string).collect();
@@ -115,7 +121,8 @@ impl<'a> Job<'a> {
                     XattrNamespace::User => Semantics::User,
                 };
                 let how = How { semantics, policy, is_upper: true };
-                let dirs = |dirs: &[source::Dir]| dirs.iter().map(|dir| clone(&dir.fd)).collect::<Result<_, _>>();
+                let dirs =
+                    |dirs: &[source::Dir]| dirs.iter().map(|dir| clone(&dir.fd)).collect::<Result<_, _>>();
                 let lower_how = How { is_upper: false, ..how };
                 let lowers = Lowers::new(dirs(&overlay.lowers)?, dirs(&overlay.data_lowers)?, lower_how);
                 (lowers, id_map(&overlay.ids), id_map(&overlay.lower_ids), how)
@@ -141,8 +148,23 @@ impl<'a> Job<'a> {
         let spill = SpillDir::new(&store.root().join("state"));
         let (mounts, grafts) = (Vec::new(), Vec::new());
         let mut job = Job {
-            store, request, progress, cancel, source, base, chain_key, spill, ground, warnings, mounts, grafts,
-            lowers, upper_ids, lower_ids, how, selector,
+            store,
+            request,
+            progress,
+            cancel,
+            source,
+            base,
+            chain_key,
+            spill,
+            ground,
+            warnings,
+            mounts,
+            grafts,
+            lowers,
+            upper_ids,
+            lower_ids,
+            how,
+            selector,
         };
         job.graft_mounts()?;
         job.warn_of_root()?;
@@ -201,7 +223,8 @@ impl<'a> Job<'a> {
             use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
             let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let resolve = ResolveFlags::IN_ROOT | ResolveFlags::NO_SYMLINKS;
-            let dir = openat2(root, &path[..end], flags, Mode::empty(), resolve).map_err(std::io::Error::from)?;
+            let dir =
+                openat2(root, &path[..end], flags, Mode::empty(), resolve).map_err(std::io::Error::from)?;
             above.extend(Node::read(dir.as_fd(), b"", path[..end].to_vec(), how, false)?);
         }
         Ok(above)
@@ -224,7 +247,10 @@ impl<'a> Job<'a> {
 
     /// Walks the upper. `cursor` tells what is known, `captures` what to do with what is not.
     pub(crate) fn walk(
-        &self, cursor: Option<Cursor<'_>>, trust: Trust, watch: Option<(&mut Watch, &mut Directories)>,
+        &self,
+        cursor: Option<Cursor<'_>>,
+        trust: Trust,
+        watch: Option<(&mut Watch, &mut Directories)>,
         captures: Option<&mut Captures>,
     ) -> Result<Walked, SaveError> {
         let is_paused = captures.is_some();
@@ -241,8 +267,11 @@ impl<'a> Job<'a> {
     /// Looks again at the names that were touched since a walk, and at what is below those that are new.
     /// Returns the walk of them alone, and the roots that were walked anew or are gone.
     pub(crate) fn look_again(
-        &self, touched: &std::collections::BTreeSet<PathBytes>, directories: &Directories,
-        captures: &mut Captures, cursor: Option<Cursor<'_>>,
+        &self,
+        touched: &std::collections::BTreeSet<PathBytes>,
+        directories: &Directories,
+        captures: &mut Captures,
+        cursor: Option<Cursor<'_>>,
     ) -> Result<(Walked, Vec<PathBytes>), SaveError> {
         let mut sorted: Vec<&PathBytes> = touched.iter().collect();
         sorted.sort_by(|a, b| layer::entry::path_order(a, b));
@@ -250,8 +279,14 @@ impl<'a> Job<'a> {
         let select = |path: &[u8], is_dir: bool| self.selector.select_alone(path, is_dir);
         let scan = Scan { how: self.how, select: &select, grafts: &[], spill: &self.spill };
         let walked = Walked::new(&self.spill);
-        let mut collector =
-            Collector { walked, cursor, trust: Trust::ThisSave, watch: None, captures: Some(captures), cancel: self.cancel };
+        let mut collector = Collector {
+            walked,
+            cursor,
+            trust: Trust::ThisSave,
+            watch: None,
+            captures: Some(captures),
+            cancel: self.cancel,
+        };
         for path in sorted {
             if replaced.last().is_some_and(|root| path == root || is_below(path, root)) {
                 continue;
@@ -272,7 +307,10 @@ impl<'a> Job<'a> {
             rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
             rustix::fs::Mode::empty(),
         );
-        Ok(Captures::new(Scratch::new(beside.ok().map(File::from), self.spill.file()?, CAPTURE_MEMORY), self.ground))
+        Ok(Captures::new(
+            Scratch::new(beside.ok().map(File::from), self.spill.file()?, CAPTURE_MEMORY),
+            self.ground,
+        ))
     }
 
     pub(crate) fn reading<'r>(&'r self, phase: Phase, captures: Option<&'r Captures>) -> Reading<'r> {
@@ -295,7 +333,11 @@ impl<'a> Job<'a> {
 
     /// Plans a layer over the first `stay` of the layers in `tables`.
     pub(crate) fn plan(
-        &self, walked: &mut Walked, tables: &[&Table], stay: usize, reading: &mut Reading<'_>,
+        &self,
+        walked: &mut Walked,
+        tables: &[&Table],
+        stay: usize,
+        reading: &mut Reading<'_>,
     ) -> Result<(Plan, Decided), SaveError> {
         let mut decided = Decided::default();
         let mut deciding = Deciding { plan: PlanWriter::new(&self.spill), decided: &mut decided };
@@ -329,7 +371,10 @@ fn upper_fd(source: &Source) -> BorrowedFd<'_> {
 
 /// The image that the lowers are: the one that was named, or the one that the store unpacked there.
 fn find_base(
-    store: &Store, request: &Request, source: &Source, warnings: &mut Vec<String>,
+    store: &Store,
+    request: &Request,
+    source: &Source,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<Image>, SaveError> {
     if let Some(name) = &request.base {
         return Ok(Some(store.resolve(name)?));

@@ -176,7 +176,11 @@ impl<'a> Reading<'a> {
     }
 
     fn attempt(
-        &mut self, packer: &mut Packer, entry: &mut Entry, opened: Opened<'a>, is_last: bool,
+        &mut self,
+        packer: &mut Packer,
+        entry: &mut Entry,
+        opened: Opened<'a>,
+        is_last: bool,
     ) -> Result<Option<(ContentHash, layer::pack::Extent)>, SaveError> {
         let path = entry.path.clone();
         let size = opened.size();
@@ -215,7 +219,11 @@ impl<'a> Reading<'a> {
 
     /// Whether what was read goes into the layer. `complete`: its hash, when nothing was missing.
     fn accept(
-        &mut self, opened: Opened<'_>, complete: Option<ContentHash>, hash: ContentHash, path: &[u8],
+        &mut self,
+        opened: Opened<'_>,
+        complete: Option<ContentHash>,
+        hash: ContentHash,
+        path: &[u8],
         is_last: bool,
     ) -> Result<bool, SaveError> {
         let is_running = self.phase == Phase::Running;
@@ -237,11 +245,11 @@ impl<'a> Reading<'a> {
         })
     }
 
-    fn worth(
-        &self, opened: Opened<'_>, hash: Option<ContentHash>, path: &[u8],
-    ) -> Result<Worth, NodeError> {
+    fn worth(&self, opened: Opened<'_>, hash: Option<ContentHash>, path: &[u8]) -> Result<Worth, NodeError> {
         let (file, read) = match opened {
-            Opened::Captured(Capture { verdict: Verdict::Clean(clean), .. }) => return Ok(Worth::Clean(*clean)),
+            Opened::Captured(Capture { verdict: Verdict::Clean(clean), .. }) => {
+                return Ok(Worth::Clean(*clean));
+            }
             Opened::Captured(_) => return Ok(Worth::Stood),
             Opened::Copy(..) => return Ok(Worth::Torn),
             Opened::InPlace(file, read) => (file, read),
@@ -257,7 +265,11 @@ impl<'a> Reading<'a> {
         }
         let prefix = Prefix { size: before.size, hash: blake3::Hash::from_bytes(hash) };
         let mut buffer = vec![0; 64 << 10];
-        Ok(if prefix.is_still_there(file.as_fd(), &mut buffer).map_err(failed)? { Worth::Grew } else { Worth::Torn })
+        Ok(if prefix.is_still_there(file.as_fd(), &mut buffer).map_err(failed)? {
+            Worth::Grew
+        } else {
+            Worth::Torn
+        })
     }
 
     fn learn(&mut self, path: &[u8], clean: &Clean, hash: ContentHash, is_base: bool) -> io::Result<()> {
@@ -289,7 +301,10 @@ impl<'a> Reading<'a> {
 
     /// Streams a file; holes are not read. `None`: it ended early.
     fn stream(
-        &self, writer: &mut FileWriter<'_>, opened: &Opened<'_>, path: &[u8],
+        &self,
+        writer: &mut FileWriter<'_>,
+        opened: &Opened<'_>,
+        path: &[u8],
     ) -> Result<Option<ContentHash>, SaveError> {
         let mut hasher = blake3::Hasher::new();
         let (mut done, size) = (0, opened.size());
@@ -324,7 +339,9 @@ impl<'a> Reading<'a> {
     /// Reads a file without packing it; `each` ends the reading by `false`. What it was worth is told when
     /// all of it was read.
     fn look(
-        &mut self, path: &[u8], each: &mut dyn FnMut(&[u8]) -> Result<bool, NodeError>,
+        &mut self,
+        path: &[u8],
+        each: &mut dyn FnMut(&[u8]) -> Result<bool, NodeError>,
     ) -> Result<Option<(ContentHash, Option<Clean>)>, NodeError> {
         let Some(opened) = self.open(path)? else { return Ok(None) };
         let mut buffer = std::mem::take(&mut self.buffer);

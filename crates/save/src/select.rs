@@ -93,6 +93,8 @@ mod tests {
     #[test]
     fn a_bad_pattern_is_named() {
         let selection = Selection { exclude: vec!["a[".into()], only: vec![] };
-        assert!(matches!(Selector::new(&selection), Err(SaveError::Pattern { pattern, .. }) if pattern == "a["));
+        assert!(
+            matches!(Selector::new(&selection), Err(SaveError::Pattern { pattern, .. }) if pattern == "a[")
+        );
     }
 }

@@ -88,7 +88,10 @@ impl Walked {
     /// Both walks as one: where `is_replaced` says so only the later one counts, elsewhere the earlier one,
     /// and the later one for names that the earlier lacks.
     pub(crate) fn merge(
-        earlier: &mut Walked, later: &mut Walked, spill: &SpillDir, is_replaced: &dyn Fn(&[u8]) -> bool,
+        earlier: &mut Walked,
+        later: &mut Walked,
+        spill: &SpillDir,
+        is_replaced: &dyn Fn(&[u8]) -> bool,
     ) -> std::io::Result<Walked> {
         let mut merged = Walked::new(spill);
         let (mut a, mut b) = (earlier.tell()?, later.tell()?);
@@ -123,7 +126,9 @@ impl Walked {
 
     /// The same walk with what has been learned since.
     pub(crate) fn with_knowledge(
-        &mut self, cursor: &mut Cursor<'_>, spill: &SpillDir,
+        &mut self,
+        cursor: &mut Cursor<'_>,
+        spill: &SpillDir,
     ) -> Result<Walked, SaveError> {
         let mut informed = Walked::new(spill);
         let mut all = self.tell()?;
