@@ -75,6 +75,20 @@ pub fn copy_range(
     Ok(copied)
 }
 
+/// Begins to write back the dirty pages of a range and does not wait for the data: no promise, a later
+/// sync is shorter. It does wait for room in the queue of the disk.
+///
+/// # Errors
+/// Those of sync_file_range(2), `ESPIPE` for a pipe among them.
+pub fn start_write_back(file: BorrowedFd<'_>, offset: u64, len: u64) -> io::Result<()> {
+    let out_of_range = |_| io::Error::from(io::ErrorKind::InvalidInput);
+    let (offset, len) =
+        (i64::try_from(offset).map_err(out_of_range)?, i64::try_from(len).map_err(out_of_range)?);
+    // SAFETY: takes numbers only.
+    let result = unsafe { libc::sync_file_range(file.as_raw_fd(), offset, len, libc::SYNC_FILE_RANGE_WRITE) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Writes back the dirty pages of one file and waits for them; no journal commit, no cache flush.
 ///
 /// # Errors
@@ -85,4 +99,33 @@ pub fn write_back(file: BorrowedFd<'_>) -> io::Result<()> {
     // SAFETY: takes numbers only; offset 0 and length 0 mean the whole file.
     let result = unsafe { libc::sync_file_range(file.as_raw_fd(), 0, 0, flags) };
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn write_back_starts_on_a_file_and_is_refused_on_a_pipe() {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&[7; 8192]).unwrap();
+        start_write_back(file.as_fd(), 0, 8192).unwrap();
+        let (reader, _writer) = io::pipe().unwrap();
+        let refused = start_write_back(reader.as_fd(), 0, 1).unwrap_err();
+        assert_eq!(refused.raw_os_error(), Some(libc::ESPIPE));
+    }
+
+    #[test]
+    fn cloning_shares_the_bytes_or_says_that_it_cannot() {
+        let mut from = tempfile::tempfile().unwrap();
+        from.write_all(&[7; 8192]).unwrap();
+        let to = tempfile::tempfile().unwrap();
+        match clone_range(from.as_fd(), 4096, 4096, to.as_fd(), 0) {
+            Ok(()) => assert_eq!(to.metadata().unwrap().len(), 4096),
+            Err(error) => assert!(is_unsupported(&error), "{error}"),
+        }
+    }
 }

@@ -8,7 +8,6 @@
 pub mod clone;
 pub mod extents;
 pub mod fanotify;
-pub mod file_range;
 pub mod freezer;
 pub mod guard;
 pub mod idmap;

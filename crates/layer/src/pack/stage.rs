@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::{Receiver, Sender};
+use linux::clone;
 use sha2::{Digest as _, Sha256};
 
 use super::buffer::Buffer;
@@ -321,7 +323,7 @@ impl Writer {
             return 0..0;
         }
         let to = here + (start - there);
-        match linux::file_range::clone_range(&from.file, start, end - start, &self.file, to) {
+        match clone::clone_range(from.file.as_fd(), start, end - start, self.file.as_fd(), to) {
             Ok(()) => {
                 let index = |at: u64| usize::try_from(at - there).unwrap_or(0);
                 index(start)..index(end)
@@ -365,7 +367,7 @@ impl Writeback {
     pub(super) fn run(self, ranges: &Receiver<Range<u64>>) {
         for range in ranges {
             // Only a matter of speed: a real error shows again when the caller syncs.
-            let _ = linux::file_range::start_writeback(&self.file, range.start, range.end - range.start);
+            let _ = clone::start_write_back(self.file.as_fd(), range.start, range.end - range.start);
         }
     }
 }

@@ -6,7 +6,10 @@
 
 use std::fs::File;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::FileExt as _;
+
+use linux::clone;
 
 use super::{Extent, FRAME, FRAME_ROOM, LARGE, PackError, Packer};
 use crate::codec::Compression;
@@ -153,19 +156,15 @@ impl Packer {
 /// Makes the first `len` bytes of `to` those of `from`: shared extents where possible, else a copy.
 pub(super) fn prefix(from: &File, to: &File, len: u64) -> io::Result<()> {
     let aligned = len - len % 4096;
-    let shared = aligned > 0 && linux::file_range::clone_range(from, 0, aligned, to, 0).is_ok();
-    let mut done = if shared { aligned } else { 0 };
-    while done < len {
-        let (mut there, mut here) = (done, done);
-        let want = usize::try_from(len - done).unwrap_or(usize::MAX).min(1 << 30);
-        match rustix::fs::copy_file_range(from, Some(&mut there), to, Some(&mut here), want) {
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(copied) => done += copied as u64,
-            Err(rustix::io::Errno::INTR) => {}
-            Err(_) => return copy(from, to, done, len), // file systems that do not copy by themselves
-        }
+    let shared = aligned > 0 && clone::clone_range(from.as_fd(), 0, aligned, to.as_fd(), 0).is_ok();
+    let done = if shared { aligned } else { 0 };
+    match clone::copy_range(from.as_fd(), done, len - done, to.as_fd(), done) {
+        Ok(copied) if copied == len - done => Ok(()),
+        // The source is too short, or the kernel copies nothing here: reading shows which.
+        Ok(copied) => copy(from, to, done + copied, len),
+        Err(error) if clone::is_unsupported(&error) => copy(from, to, done, len),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// Copies a range through memory.

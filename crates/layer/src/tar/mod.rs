@@ -1,6 +1,8 @@
 //! The tar form of a layer: headers of 512-byte blocks, data padded to them.
 
 pub mod read;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod write;
 
 /// Everything in a tar is a multiple of this many bytes.
