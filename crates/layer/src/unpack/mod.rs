@@ -210,7 +210,7 @@ impl<'a> Unpacker<'a> {
         if let Some(&expected) = expect
             && expected != digests
         {
-            return Err(Error::Digest { expected, found: digests });
+            return Err(Error::Digest { expected: Box::new(expected), found: Box::new(digests) });
         }
         self.report.layers.push(digests);
         self.failed = false;
