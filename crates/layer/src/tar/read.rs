@@ -295,6 +295,7 @@ impl<R: Read> Reader<R> {
         let link = |name: Vec<u8>| -> Result<PathBytes, Problem> {
             match name::clean(&name, "link target") {
                 Err(Problem::LeavesRoot) => Err(Problem::LinkLeavesRoot { target: name }),
+                Err(Problem::EmptyName) => Err(Problem::EmptyLink),
                 Ok(path) if path.is_empty() => Err(Problem::EmptyLink),
                 cleaned => cleaned,
             }

@@ -1,13 +1,13 @@
 //! Entries become names in the tree, in the order of the archive.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::{CStr, CString, OsStr};
 use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::sync::Arc;
 
-use linux::resolve::{open_in_root, open_parent_in_root};
+use linux::resolve::open_parent_in_root;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Stat, XattrFlags};
 use rustix::io::Errno;
 
@@ -55,6 +55,8 @@ pub(super) struct Tree {
     /// made here, so an entry is stale only until the next directory of that number overwrites it.
     directories: HashMap<u64, Meta>,
     waiting_xattrs: usize,
+    /// Inodes of the directories of an upper that are marked opaque.
+    opaque: HashSet<u64>,
     seen: Seen,
 }
 
@@ -67,6 +69,7 @@ impl Tree {
             last_dir: None,
             directories: HashMap::new(),
             waiting_xattrs: 0,
+            opaque: HashSet::new(),
             seen: Seen::default(),
         }
     }
@@ -150,9 +153,9 @@ impl Tree {
             }
             result => result?,
         };
-        for created in &parent.created {
-            let dir = open_in_root(&self.root, created, OFlags::PATH | OFlags::NOFOLLOW)?;
-            self.directories.insert(rustix::fs::fstat(dir)?.st_ino, UNMENTIONED.clone());
+        for inode in parent.created {
+            self.opaque.remove(&inode);
+            self.directories.insert(inode, UNMENTIONED.clone());
         }
         let inode = rustix::fs::fstat(&parent.fd)?.st_ino;
         let dir = Arc::new(Dir { fd: parent.fd, inode });
@@ -211,11 +214,13 @@ impl Tree {
             replaced = true;
         }
         let dir = open_dir(&parent.fd, &c_name(name)?)?;
+        let inode = rustix::fs::fstat(&dir)?.st_ino;
+        self.opaque.remove(&inode); // a number that was used before
         if replaced {
             // what it replaces hid the name in the lowers, or was a whiteout itself
             self.mark_opaque(&dir)?;
         }
-        Ok(rustix::fs::fstat(&dir)?.st_ino)
+        Ok(inode)
     }
 
     /// Runs `make`, a call that fails with `EEXIST`, and once more without what is in the way.
@@ -324,7 +329,7 @@ impl Tree {
             Some(_) if is_kept => {}
             Some(_) => self.remove(&parent, name)?,
         }
-        if self.form == Form::Plain || is_kept {
+        if self.form == Form::Plain || is_kept || self.is_cut_off(&parent.fd)? {
             return Ok(());
         }
         let (name, none) = (OsStr::from_bytes(name), Mode::empty());
@@ -360,13 +365,28 @@ impl Tree {
         self.mark_opaque(&dir)
     }
 
+    /// Whether an opaque directory above keeps all lowers out already. A whiteout there would hide nothing,
+    /// and show: overlayfs lists a directory without lowers as it is, markers included.
+    fn is_cut_off(&self, dir: &OwnedFd) -> Result<bool, Errno> {
+        let root = rustix::fs::fstat(&self.root)?.st_ino;
+        let mut dir = open_dir(dir, c".")?;
+        loop {
+            let inode = rustix::fs::fstat(&dir)?.st_ino;
+            if inode == root || self.opaque.contains(&inode) {
+                return Ok(inode != root);
+            }
+            dir = open_dir(&dir, c"..")?;
+        }
+    }
+
     /// Nothing to do in a plain directory, where what is hidden is gone.
-    fn mark_opaque(&self, dir: &OwnedFd) -> Result<(), Errno> {
+    fn mark_opaque(&mut self, dir: &OwnedFd) -> Result<(), Errno> {
         let name = match self.form {
             Form::Plain => return Ok(()),
             Form::Upper(Namespace::Trusted) => c"trusted.overlay.opaque",
             Form::Upper(Namespace::User) => c"user.overlay.opaque",
         };
+        self.opaque.insert(rustix::fs::fstat(dir)?.st_ino);
         rustix::fs::fsetxattr(dir, name, b"y", XattrFlags::empty())
     }
 

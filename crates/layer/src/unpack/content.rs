@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::num::NonZeroUsize;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{Scope, ScopedJoinHandle};
 
 use crossbeam_channel::{Receiver, Sender, bounded};
@@ -39,6 +41,7 @@ pub(super) struct Job {
 #[derive(Debug)]
 pub(super) struct Writers<'scope> {
     jobs: Sender<Job>,
+    failed: Arc<AtomicBool>,
     threads: Vec<ScopedJoinHandle<'scope, Result<(), Error>>>,
 }
 
@@ -51,19 +54,26 @@ impl<'scope> Writers<'scope> {
         let processors = || std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
         let count = count.map_or_else(processors, NonZeroUsize::get).clamp(1, MAX_WRITERS);
         let (jobs, queue) = bounded(WAITING);
+        let failed = Arc::new(AtomicBool::new(false));
         let threads = (0..count)
             .map(|_| {
-                let (queue, attributes) = (queue.clone(), attributes.clone());
-                scope.spawn(move || write_all(&queue, &attributes))
+                let (queue, attributes, failed) = (queue.clone(), attributes.clone(), failed.clone());
+                scope.spawn(move || {
+                    let written = write_all(&queue, &attributes);
+                    failed.fetch_or(written.is_err(), Ordering::Relaxed);
+                    written
+                })
             })
             .collect();
-        Self { jobs, threads }
+        Self { jobs, failed, threads }
     }
 
-    /// Hands a file over; waits while all writers are busy. After a failure, jobs may go nowhere:
-    /// [`finish`](Self::finish) tells.
+    /// Hands a file over; waits while all writers are busy. After a writer has failed this does too:
+    /// [`finish`](Self::finish) has the reason.
     pub(super) fn write(&self, job: Job) -> Result<(), Error> {
-        // all receivers are gone only after each writer has failed
+        if self.failed.load(Ordering::Relaxed) {
+            return Err(Error::AfterFailure);
+        }
         self.jobs.send(job).map_err(|_| Error::AfterFailure)
     }
 

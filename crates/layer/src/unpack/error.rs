@@ -91,9 +91,9 @@ pub enum Error {
     #[error("the layer has the {}", mismatch(expected, found))]
     Digest {
         /// What it should be.
-        expected: LayerDigests,
+        expected: Box<LayerDigests>,
         /// What was read.
-        found: LayerDigests,
+        found: Box<LayerDigests>,
     },
     /// The caller's flag was set.
     #[error("cancelled")]

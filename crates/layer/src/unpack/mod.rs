@@ -20,7 +20,9 @@
 //!
 //! In an overlay's upper ([`Form::Upper`]) a whiteout is a character device 0:0 and an opaque directory
 //! has the attribute `overlay.opaque`. An opaque marker for the root is refused there: overlayfs does not
-//! look at it. Unmentioned parents are 0755 and root's there too, whatever the lower has: layers of this
+//! look at it. A whiteout in a directory that no lower has (one layer of several made it, another removes
+//! from it) leaves a name that overlayfs lists and cannot open: the lowers are not looked at here, so give
+//! an upper one layer, or layers that were squashed, where that matters. Unmentioned parents are 0755 and root's there too, whatever the lower has: layers of this
 //! project mention all.
 //!
 //! # Contract
@@ -210,7 +212,7 @@ impl<'a> Unpacker<'a> {
         if let Some(&expected) = expect
             && expected != digests
         {
-            return Err(Error::Digest { expected, found: digests });
+            return Err(Error::Digest { expected: Box::new(expected), found: Box::new(digests) });
         }
         self.report.layers.push(digests);
         self.failed = false;

@@ -32,7 +32,15 @@ struct Scratch {
 
 impl Scratch {
     fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
+        Self::at(tempfile::tempdir().unwrap())
+    }
+
+    /// For thousands of unpacks, each of which syncs.
+    fn in_memory() -> Self {
+        Self::at(tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap())
+    }
+
+    fn at(dir: tempfile::TempDir) -> Self {
         fs::create_dir(dir.path().join("canary")).unwrap();
         fs::write(dir.path().join("canary/file"), "alive").unwrap();
         fs::create_dir(dir.path().join("canary/sub")).unwrap();
