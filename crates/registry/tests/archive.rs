@@ -1,5 +1,7 @@
 //! Archives of every kind that tools write, and of kinds that only an enemy writes.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::collections::BTreeMap;

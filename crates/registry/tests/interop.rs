@@ -3,6 +3,8 @@
 //! Each tool works in a directory of its own. One that is missing is skipped, loudly; `REQUIRE=skopeo,…`
 //! makes that a failure.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+
 mod common;
 
 use std::fs::{self, File};
