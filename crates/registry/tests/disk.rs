@@ -151,7 +151,7 @@ fn a_power_cut_at_each_step_leaves_old_or_new_on_ext4() {
     cut_power(12 << 20, &["mkfs.ext4", "-q", "-J", "size=1", "-E", "lazy_itable_init=0"]);
 }
 
-/// Whose log of syncs orders less than ext4's journal, which takes every rename with the next commit.
+/// A file system that writes in another way: trees copied on write, and a log of what was synced.
 #[test]
 fn a_power_cut_at_each_step_leaves_old_or_new_on_btrfs() {
     cut_power(24 << 20, &["mkfs.btrfs", "-q", "--mixed"]);
