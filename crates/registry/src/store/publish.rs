@@ -68,7 +68,7 @@ impl Store {
         let NewImage { layers, config, manifest: bytes, names } = image;
         let manifest: Manifest = document::parse(|| "the new manifest".to_owned(), &bytes)?;
         let format = manifest.format();
-        self.expect(&manifest.config, &config)?;
+        expect(&manifest.config, &config)?;
         let reused = manifest
             .layers
             .iter()
@@ -164,14 +164,14 @@ impl Store {
             Err(e) => Err(Error::io("stat", &path)(e)),
         }
     }
+}
 
-    fn expect(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
-        match Digest::of(bytes) {
-            actual if actual != descriptor.digest => {
-                Err(Error::Damaged { digest: descriptor.digest, damage: Damage::Digest { actual } })
-            }
-            _ => Ok(()),
+fn expect(descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+    match Digest::of(bytes) {
+        actual if actual != descriptor.digest => {
+            Err(Error::Damaged { digest: descriptor.digest, damage: Damage::Digest { actual } })
         }
+        _ => Ok(()),
     }
 }
 
