@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-pub use change::{Change, ChangeError};
+pub use change::{Change, ChangeCause, ChangeError};
 pub use expand::ExpandError;
 
 use crate::digest::Digest;
