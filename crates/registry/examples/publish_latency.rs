@@ -9,7 +9,7 @@ use std::io::Write;
 use std::time::{Duration, Instant};
 
 use jiff::Timestamp;
-use registry::config::{ImageConfig, Provenance};
+use registry::config::{ImageConfig, Step};
 use registry::media::{Compression, Format};
 use registry::{Descriptor, Digest, Manifest, NewImage, Packed, Store};
 
@@ -28,10 +28,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ingest.file().write_all(&layer)?;
         let mut config = ImageConfig::default();
         let created = Timestamp::UNIX_EPOCH;
-        config.record(
-            &Provenance { created, created_by: "bench".into(), author: None, comment: None },
-            &[digest],
-        );
+        config.record(&Step { created, created_by: "bench".into(), author: None, comment: None }, &[digest]);
         let config = config.to_json();
         let new = Descriptor::new(Format::Oci.layer(Compression::Zstd)?, digest, size);
         let manifest = Manifest::compose(Format::Oci, &config, &[], vec![new])?.to_json();

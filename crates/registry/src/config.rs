@@ -2,7 +2,7 @@
 //!
 //! The configuration of a new image is its base's with more layers and changes. Fields that we do not
 //! know are kept, history that others wrote is not touched, and equal input gives equal bytes: the
-//! time is the caller's ([`Provenance::created`]).
+//! time is the caller's ([`Step::created`]).
 
 mod change;
 mod expand;
@@ -197,7 +197,7 @@ fn command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Stri
 
 /// Where a step of an image's history comes from.
 #[derive(Clone, Debug)]
-pub struct Provenance {
+pub struct Step {
     /// When: now, or `SOURCE_DATE_EPOCH`.
     pub created: Timestamp,
     /// By which command.
@@ -241,7 +241,7 @@ impl ImageConfig {
 
     /// Records a step that made `layers`, given by their digests as plain tars: none, one, or several
     /// of which the last gets the step's own words.
-    pub fn record(&mut self, step: &Provenance, layers: &[Digest]) {
+    pub fn record(&mut self, step: &Step, layers: &[Digest]) {
         self.align_history();
         let created = step.created.to_string();
         let entry = History {
@@ -289,8 +289,8 @@ impl ImageConfig {
 mod tests {
     use super::*;
 
-    fn step() -> Provenance {
-        Provenance {
+    fn step() -> Step {
+        Step {
             created: Timestamp::from_second(1_700_000_000).unwrap(),
             created_by: "sh -c make".into(),
             author: Some("me".into()),

@@ -3,7 +3,7 @@
 use std::io::Write;
 
 use jiff::Timestamp;
-use registry::config::{ImageConfig, Provenance};
+use registry::config::{ImageConfig, Step};
 use registry::media::{Compression, Format};
 use registry::{Descriptor, Digest, Manifest, NewImage, Packed, Published, Reference, Result, Store};
 
@@ -59,7 +59,7 @@ pub(crate) fn publish_packed(
     })?;
     let (digest, size) = (Digest::of(packed), packed.len() as u64);
     let mut config = base.as_ref().map_or_else(ImageConfig::default, |base| base.config.clone());
-    let step = Provenance {
+    let step = Step {
         created: Timestamp::from_second(1_700_000_000).unwrap(),
         created_by: "test".into(),
         author: None,
