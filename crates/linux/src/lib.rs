@@ -4,3 +4,15 @@
 //! does not know what the calls are for. What `rustix` offers safely is used from there directly.
 
 #![expect(unsafe_code, reason = "this room exists to confine it")]
+
+pub mod clone;
+pub mod extents;
+pub mod fanotify;
+pub mod file_range;
+pub mod freezer;
+pub mod guard;
+pub mod lease;
+pub mod mountinfo;
+pub mod process;
+pub mod resolve;
+pub mod stamp;

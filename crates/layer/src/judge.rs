@@ -1,0 +1,784 @@
+//! Decides what a new layer must say: the difference between what is there below and what the upper shows.
+//!
+//! Two overlays over the same base are compared. *Left* is the base with the own layers that stay below;
+//! *right* is the base with the upper. Both are told as sequences in path order (the walk of the upper,
+//! the tables of the own layers), so only paths that one of them mentions are looked at, and the base is
+//! asked only for those. Where both show the same directories of the base, nothing of it is listed: the
+//! cost is that of the change.
+//!
+//! ```text
+//!   walk of the upper ──┐
+//!   tables of own layers┼──► names of one directory, merged ──► left? right? ──► Step
+//!   base, asked by name ┘                                            └─► into the directory
+//! ```
+//!
+//! One rule covers first saves, later saves, merges of layers, renamed directories and the comparison of
+//! two plain trees (there the tree is an opaque upper and the other tree its base).
+//!
+//! # Contract
+//! Right names are told as [`Seen`], with what is known of their bytes. Where bytes must be compared,
+//! [`Bytes`] is asked; it may answer that they cannot be read now, and then the path is left as it is
+//! below, to be decided in a later pass.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use crate::entry::{Entry, Kind, Meta, PathBytes, Time, is_below, join, split};
+use crate::ids::IdMap;
+use crate::lowers::{Found, LowerNode, Lowers, Merged};
+use crate::node::{Node, NodeError, Opaque, What};
+use crate::plan::{LeftOut, Source, Step, Was};
+use crate::table::{ContentHash, Record, Records, TableError};
+use crate::tiers::{Said, Tiers};
+
+/// A directory of the base with more names than this is hidden by one marker instead of one by one.
+const MANY_NAMES: usize = 1000;
+
+/// A name of the upper with what is known of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// The name.
+    pub node: Node,
+    /// What its bytes hash to now.
+    pub hash: Option<ContentHash>,
+    /// It was compared with the base before and found equal, and did not change since.
+    pub is_base: bool,
+}
+
+/// The walk of the upper, told again.
+pub trait Walk {
+    /// The next name in path order.
+    ///
+    /// # Errors
+    /// Those of reading what was spilled.
+    fn next(&mut self) -> std::io::Result<Option<Seen>>;
+}
+
+/// Reads bytes where only they can tell.
+pub trait Bytes {
+    /// What the file hashes to; `None` when it cannot be read cleanly now.
+    ///
+    /// # Errors
+    /// Those of reading.
+    fn hash(&mut self, seen: &Seen) -> Result<Option<ContentHash>, NodeError>;
+    /// Whether the file of the upper has the bytes of that lower file; `None` as above.
+    ///
+    /// # Errors
+    /// Those of reading.
+    fn is_equal(&mut self, seen: &Seen, lower: &LowerNode) -> Result<Option<bool>, NodeError>;
+    /// What a lower file hashes to.
+    ///
+    /// # Errors
+    /// Those of reading.
+    fn hash_lower(&mut self, lower: &LowerNode) -> Result<ContentHash, NodeError>;
+}
+
+/// Receives the decisions.
+pub trait Decisions {
+    /// A member of the new layer.
+    ///
+    /// # Errors
+    /// Those of spilling.
+    fn step(&mut self, step: Step) -> std::io::Result<()>;
+    /// A path that no image can hold.
+    fn left_out(&mut self, path: &[u8], why: LeftOut);
+    /// A file of a layer that stays below is replaced or removed: its bytes stay there unseen.
+    fn buried(&mut self, layer: usize, bytes: u64);
+    /// The upper has a copy of what the base has, equal in everything.
+    fn is_base(&mut self, path: &[u8]);
+}
+
+/// How times are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct TimePolicy {
+    /// Rounded down to the second, as stock layers have it.
+    pub whole_seconds: bool,
+    /// SOURCE_DATE_EPOCH: no later time is written.
+    pub latest: Option<i64>,
+}
+
+impl TimePolicy {
+    /// The time as it is written.
+    #[must_use]
+    pub fn apply(self, time: Time) -> Time {
+        let time = match self.latest {
+            Some(latest) => time.min(Time { secs: latest, nanos: 0 }),
+            None => time,
+        };
+        if self.whole_seconds { Time { nanos: 0, ..time } } else { time }
+    }
+}
+
+/// The two sides of the comparison.
+#[derive(Debug)]
+pub struct Sides<'a> {
+    /// The base.
+    pub lowers: &'a Lowers,
+    /// Ids of the upper on disk to ids of the image.
+    pub upper_ids: &'a IdMap,
+    /// The same for the base's files.
+    pub lower_ids: &'a IdMap,
+    /// How times are written.
+    pub times: TimePolicy,
+    /// Nothing of the base shows in the right side: two trees are compared.
+    pub upper_is_whole: bool,
+}
+
+/// Why no decision was reached.
+#[derive(Debug, thiserror::Error)]
+pub enum JudgeError {
+    /// A name could not be read.
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    /// The tables of the own layers.
+    #[error(transparent)]
+    Table(#[from] TableError),
+    /// Spilled records.
+    #[error("temporary records")]
+    Io(#[from] std::io::Error),
+}
+
+/// Makes the plan of a new layer over the first `stay` of the own layers in `tables` (bottom first).
+/// `linked` tells all names of the upper that may share an inode, `walk` all of them.
+///
+/// # Errors
+/// [`JudgeError`]; nothing is decided then.
+pub fn judge<'a>(
+    sides: &'a Sides<'a>, tables: &'a [&'a crate::table::Table], stay: usize, linked: &mut dyn Walk,
+    walk: &'a mut dyn Walk, bytes: &'a mut dyn Bytes, decisions: &'a mut dyn Decisions,
+) -> Result<(), JudgeError> {
+    let records = || tables.iter().map(|table| table.records()).collect::<Vec<Records<'_>>>();
+    let groups = Groups::find(sides, linked, Tiers::new(records(), stay)?)?;
+    let tiers = Tiers::new(records(), stay)?;
+    let seen = walk.next()?;
+    let mut judge = Judge {
+        sides, tiers, walk, seen, bytes, decisions, groups, lower_links: HashMap::new(), parents: Vec::new(),
+    };
+    let base = Some(sides.lowers.root()?);
+    let right = if sides.upper_is_whole { None } else { base.clone() };
+    judge.directory(&[], right, LeftDir { absent: false, base })
+}
+
+/// Names of the upper that share an inode, and whether the layers below already have them so.
+#[derive(Debug, Default)]
+struct Groups {
+    by_inode: HashMap<(u64, u64), Group>,
+}
+
+#[derive(Debug)]
+struct Group {
+    /// How many names of the walk.
+    names: u64,
+    first: PathBytes,
+    /// The layer that has the whole group as it is.
+    held_in: Option<usize>,
+    /// The first name as it was emitted, and in which layer its member is taken over.
+    emitted: Option<(PathBytes, Option<usize>)>,
+}
+
+impl Groups {
+    fn find(sides: &Sides<'_>, linked: &mut dyn Walk, mut tiers: Tiers<'_>) -> Result<Groups, JudgeError> {
+        let mut groups = Groups::default();
+        while let Some(seen) = linked.next()? {
+            let path = &seen.node.path;
+            while tiers.peek().is_some_and(|said| crate::entry::path_order(&said.path, path).is_lt()) {
+                tiers.next()?;
+            }
+            let said = tiers.peek().filter(|said| said.path == *path).and_then(|said| said.below.as_ref());
+            let inode = (seen.node.stat.dev, seen.node.stat.ino);
+            match groups.by_inode.get_mut(&inode) {
+                None => {
+                    let held_in = match said {
+                        Some((layer, record)) if sides.is_held(&seen, record)? => Some(*layer),
+                        _ => None,
+                    };
+                    let first = path.clone();
+                    groups.by_inode.insert(inode, Group { names: 1, first, held_in, emitted: None });
+                }
+                Some(group) => {
+                    group.names += 1;
+                    let links = |record: &Record| matches!(&record.entry.kind, Kind::Hardlink { target } if *target == group.first);
+                    if !said.is_some_and(|(layer, record)| Some(*layer) == group.held_in && links(record)) {
+                        group.held_in = None;
+                    }
+                }
+            }
+        }
+        groups.by_inode.retain(|_, group| group.names > 1);
+        Ok(groups)
+    }
+}
+
+impl Sides<'_> {
+    /// The entry that an image has for a name of the upper.
+    fn entry(&self, node: &Node, path: &[u8], ids: &IdMap) -> Result<Option<Entry>, NodeError> {
+        let Some(kind) = node.kind() else { return Ok(None) };
+        let mut meta = node.meta(ids)?;
+        meta.mtime = self.times.apply(meta.mtime);
+        if matches!(kind, Kind::Symlink { .. }) {
+            // Linux has no modes of symlinks; what statx shows is what every archive writes
+            meta.mode = 0o777;
+        }
+        Ok(Some(Entry { path: path.to_vec(), kind, meta }))
+    }
+
+    /// Whether the record says of the name what is known of it, bytes included.
+    fn is_held(&self, seen: &Seen, record: &Record) -> Result<bool, NodeError> {
+        let entry = self.entry(&seen.node, &seen.node.path, self.upper_ids)?;
+        let same_bytes = match (&record.content, seen.hash) {
+            (Some(content), Some(hash)) => content.hash == hash,
+            (None, _) => true,
+            (Some(_), None) => false,
+        };
+        Ok(same_bytes && entry.is_some_and(|entry| entry == record.entry))
+    }
+}
+
+/// What a directory is on the left side.
+#[derive(Debug, Clone)]
+struct LeftDir {
+    /// There is no such directory: everything in it is new.
+    absent: bool,
+    base: Option<Rc<Merged>>,
+}
+
+/// What a path is on the left side.
+#[derive(Debug)]
+enum Left {
+    Absent,
+    Dir { meta: Option<Meta>, inode: Option<(usize, u64, u64)>, base: Option<Rc<Merged>> },
+    Held(usize, Record),
+    Lower(Rc<LowerNode>),
+}
+
+/// What a path is on the right side.
+#[derive(Debug)]
+enum Right {
+    Absent,
+    Dir { entry: Entry, is_context: bool, inode: Option<(usize, u64, u64)>, base: Option<Rc<Merged>> },
+    Seen(Seen),
+    Lower(Rc<LowerNode>),
+}
+
+struct Judge<'a> {
+    sides: &'a Sides<'a>,
+    tiers: Tiers<'a>,
+    walk: &'a mut dyn Walk,
+    seen: Option<Seen>,
+    bytes: &'a mut dyn Bytes,
+    decisions: &'a mut dyn Decisions,
+    groups: Groups,
+    /// First emitted name of each linked inode of the base.
+    lower_links: HashMap<(usize, u64, u64), PathBytes>,
+    /// Directories on the way, with whether they were emitted.
+    parents: Vec<Parent>,
+}
+
+#[derive(Debug)]
+struct Parent {
+    entry: Entry,
+    held: Option<(usize, Record)>,
+    is_emitted: bool,
+}
+
+/// The first component of `path` below `dir`, if it is below.
+fn child_name<'p>(path: &'p [u8], dir: &[u8]) -> Option<&'p [u8]> {
+    if !is_below(path, dir) {
+        return None;
+    }
+    let rest = if dir.is_empty() { path } else { &path[dir.len() + 1..] };
+    rest.split(|&byte| byte == b'/').next()
+}
+
+impl Judge<'_> {
+    fn directory(&mut self, path: &[u8], right: Option<Rc<Merged>>, left: LeftDir) -> Result<(), JudgeError> {
+        let mut listed = self.listed(path, right.as_ref(), &left)?.into_iter().peekable();
+        loop {
+            let seen = self.seen.as_ref().and_then(|seen| child_name(&seen.node.path, path));
+            let said = self.tiers.peek().and_then(|said| child_name(&said.path, path));
+            let names = [seen, said, listed.peek().map(Vec::as_slice)];
+            let Some(name) = names.into_iter().flatten().min() else { return Ok(()) };
+            let name = name.to_vec();
+            let child = join(path, &name);
+            listed.next_if(|listed| *listed == name);
+            let seen = match &self.seen {
+                Some(seen) if seen.node.path == child => {
+                    let after = self.walk.next()?;
+                    std::mem::replace(&mut self.seen, after)
+                }
+                // a child without its parent cannot come from a walk
+                Some(seen) if is_below(&seen.node.path, &child) => {
+                    return Err(TableError::Unusable("the walk left a directory out").into());
+                }
+                _ => None,
+            };
+            let said = match self.tiers.peek() {
+                Some(said) if said.path == child => self.tiers.next()?,
+                Some(said) if is_below(&said.path, &child) => {
+                    return Err(TableError::Unusable("a layer left a directory out").into());
+                }
+                _ => None,
+            };
+            self.name(&child, seen, said, right.as_ref(), &left)?;
+        }
+    }
+
+    /// Names of the base that must be looked at although nobody mentions them: where the two sides show
+    /// different directories of it.
+    fn listed(
+        &self, path: &[u8], right: Option<&Rc<Merged>>, left: &LeftDir,
+    ) -> Result<Vec<Vec<u8>>, JudgeError> {
+        let lowers = self.sides.lowers;
+        let left_base = if left.absent { None } else { left.base.as_ref() };
+        let mut names = match (right, left_base) {
+            (None, None) => Vec::new(),
+            (Some(right), Some(left)) if right.is_same(left) => Vec::new(),
+            (Some(right), Some(left)) => {
+                let mut names = lowers.names(right, path)?;
+                names.extend(lowers.names(left, path)?);
+                names
+            }
+            (Some(one), None) | (None, Some(one)) => lowers.names(one, path)?,
+        };
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    fn name(
+        &mut self, path: &[u8], seen: Option<Seen>, said: Option<Said>, right_dir: Option<&Rc<Merged>>,
+        left_dir: &LeftDir,
+    ) -> Result<(), JudgeError> {
+        let name = split(path).1;
+        let lowers = self.sides.lowers;
+        let find = |dir: Option<&Rc<Merged>>| match dir {
+            Some(dir) => lowers.child(dir, name, path),
+            None => Ok(Found::Absent),
+        };
+        let right_base = find(right_dir)?;
+        let is_same_dir = match (right_dir, &left_dir.base) {
+            (Some(right), Some(left)) => Rc::ptr_eq(right, left) || right.is_same(left),
+            _ => false,
+        };
+        let left_base = match () {
+            () if left_dir.absent => Found::Absent,
+            () if is_same_dir => right_base.clone(),
+            () => find(left_dir.base.as_ref())?,
+        };
+        let left = self.left(&said, left_base, left_dir.absent)?;
+        let held = said.and_then(|said| said.held);
+        let Some(right) = self.right(path, seen, &right_base, right_dir, &left)? else {
+            // cannot be decided now: it stays as it is below
+            return self.skip_said(path, false);
+        };
+        match right {
+            Right::Absent => self.removed(path, &left, held),
+            Right::Dir { entry, is_context, inode, base } => {
+                if let (Left::Dir { inode: left_inode, base: Some(left_base), .. }, Some(right_base)) = (&left, &base)
+                    && inode.is_some()
+                    && inode == *left_inode
+                    && held.is_none()
+                    && left_base.is_same(right_base)
+                {
+                    return Ok(()); // the base's own directory, on both sides, with nothing above it
+                }
+                self.enter(entry, is_context, base, left, held)
+            }
+            Right::Seen(seen) => self.seen(seen, &right_base, right_dir, left, held),
+            Right::Lower(lower) => self.lower(path, &lower, left, held),
+        }
+    }
+
+    fn left(&self, said: &Option<Said>, base: Found, absent: bool) -> Result<Left, JudgeError> {
+        if absent {
+            return Ok(Left::Absent);
+        }
+        let below = said.as_ref().and_then(|said| said.below.as_ref().map(|below| (below, said.base_hidden)));
+        Ok(match (below, base) {
+            (Some(((layer, record), base_hidden)), base) => match record.entry.kind {
+                Kind::Whiteout => Left::Absent,
+                Kind::Dir => Left::Dir {
+                    meta: Some(record.entry.meta.clone()),
+                    inode: None,
+                    base: match base {
+                        Found::Dir(_, merged) if !base_hidden => Some(merged),
+                        _ => None,
+                    },
+                },
+                _ => Left::Held(*layer, record.clone()),
+            },
+            (None, Found::Absent) => Left::Absent,
+            (None, Found::Dir(lower, merged)) => {
+                let meta = lower.node.meta(self.sides.lower_ids)?;
+                Left::Dir { meta: Some(meta), inode: Some(lower.inode()), base: Some(merged) }
+            }
+            (None, Found::Other(lower)) => Left::Lower(lower),
+        })
+    }
+
+    /// `None`: a name that cannot be decided in this pass.
+    fn right(
+        &mut self, path: &[u8], seen: Option<Seen>, base: &Found, right_dir: Option<&Rc<Merged>>, left: &Left,
+    ) -> Result<Option<Right>, JudgeError> {
+        let sides = self.sides;
+        let Some(seen) = seen else {
+            return Ok(Some(match base {
+                Found::Absent => Right::Absent,
+                Found::Dir(lower, merged) => Right::Dir {
+                    entry: sides.entry(&lower.node, path, sides.lower_ids)?.unwrap_or_else(|| dir_entry(path)),
+                    is_context: false,
+                    inode: Some(lower.inode()),
+                    base: Some(Rc::clone(merged)),
+                },
+                Found::Other(lower) if matches!(lower.node.what, What::Socket) => Right::Absent,
+                Found::Other(lower) => Right::Lower(Rc::clone(lower)),
+            }));
+        };
+        let name = split(path).1;
+        if name.starts_with(b".wh.") {
+            self.decisions.left_out(path, LeftOut::ReservedName);
+            self.skip_seen(path)?;
+            return Ok(Some(Right::Absent));
+        }
+        let mut seen = seen;
+        let holds = |(key, _): &(Vec<u8>, Vec<u8>)| !key.contains(&b'=');
+        if !seen.node.xattrs.iter().all(holds) {
+            self.decisions.left_out(path, LeftOut::XattrName);
+            seen.node.xattrs.retain(holds);
+        }
+        match &seen.node.what {
+            What::Whiteout => Ok(Some(Right::Absent)),
+            What::Socket => {
+                self.decisions.left_out(path, LeftOut::Socket);
+                Ok(Some(Right::Absent))
+            }
+            What::CharDevice(0, 0) => {
+                self.decisions.left_out(path, LeftOut::WhiteoutDevice);
+                Ok(Some(Right::Absent))
+            }
+            What::Dir { opaque, redirect } => {
+                let merged = match (opaque, redirect) {
+                    (Opaque::Yes, _) => None,
+                    (_, None) if sides.upper_is_whole => None,
+                    (_, None) => match base {
+                        Found::Dir(_, merged) => Some(Rc::clone(merged)),
+                        _ => None,
+                    },
+                    (_, Some(redirect)) => {
+                        let nothing = Merged::default();
+                        let parent = right_dir.map_or(&nothing, |dir| dir);
+                        match sides.lowers.redirected(parent, redirect, path)? {
+                            Found::Dir(_, merged) => Some(merged),
+                            _ => None,
+                        }
+                    }
+                };
+                let mut entry =
+                    sides.entry(&seen.node, path, sides.upper_ids)?.unwrap_or_else(|| dir_entry(path));
+                if let (true, Left::Dir { meta: Some(meta), .. }) = (seen.node.context, left) {
+                    entry.meta = meta.clone();
+                }
+                let is_context = seen.node.context;
+                Ok(Some(Right::Dir { entry, is_context, inode: None, base: merged }))
+            }
+            _ => Ok(Some(Right::Seen(seen))),
+        }
+    }
+
+    fn removed(&mut self, path: &[u8], left: &Left, held: Option<(usize, Record)>) -> Result<(), JudgeError> {
+        if !matches!(left, Left::Absent) {
+            self.bury(left);
+            let entry = Entry { path: path.to_vec(), kind: Kind::Whiteout, meta: Meta::default() };
+            self.emit(entry, Source::Nothing, None, Was::Present, held)?;
+        }
+        self.skip_said(path, true)
+    }
+
+    /// A directory on the right side: its own entry where that changed, then what is in it.
+    fn enter(
+        &mut self, entry: Entry, is_context: bool, base: Option<Rc<Merged>>, left: Left,
+        held: Option<(usize, Record)>,
+    ) -> Result<(), JudgeError> {
+        let path = entry.path.clone();
+        let (mut below, changed) = match &left {
+            Left::Dir { meta, base, .. } => {
+                // the time of a directory follows its content, so it alone is no change
+                let same = |meta: &Meta| Meta { mtime: entry.meta.mtime, ..meta.clone() } == entry.meta;
+                let changed = !is_context && !meta.as_ref().is_some_and(same);
+                (LeftDir { absent: false, base: base.clone() }, changed)
+            }
+            _ => {
+                self.bury(&left);
+                (LeftDir { absent: true, base: None }, !is_context)
+            }
+        };
+        let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
+        self.parents.push(Parent { entry: entry.clone(), held: held.clone(), is_emitted: false });
+        if changed {
+            self.emit_parents(Some(was))?;
+        }
+        if self.hides_many(&path, base.as_ref(), &below)? {
+            self.emit_parents(None)?;
+            let marker = Entry { path: path.clone(), kind: Kind::Opaque, meta: Meta::default() };
+            let held = held.filter(|(_, record)| record.opaque.is_some());
+            self.emit_marker(marker, held)?;
+            below = LeftDir { absent: true, base: None };
+        }
+        self.directory(&path, base, below)?;
+        self.parents.pop();
+        Ok(())
+    }
+
+    /// Whether so much of the base's directory is hidden that one marker is better than its names.
+    fn hides_many(&self, path: &[u8], right: Option<&Rc<Merged>>, left: &LeftDir) -> Result<bool, JudgeError> {
+        let Some(base) = left.base.as_ref().filter(|_| !left.absent) else { return Ok(false) };
+        if right.is_some_and(|right| right.is_same(base)) {
+            return Ok(false);
+        }
+        Ok(self.sides.lowers.names(base, path)?.len() > MANY_NAMES)
+    }
+
+    /// A name of the upper that is no directory.
+    fn seen(
+        &mut self, seen: Seen, base: &Found, right_dir: Option<&Rc<Merged>>, left: Left,
+        held: Option<(usize, Record)>,
+    ) -> Result<(), JudgeError> {
+        let path = seen.node.path.clone();
+        let inode = (seen.node.stat.dev, seen.node.stat.ino);
+        let group = self.groups.by_inode.get(&inode).filter(|_| seen.node.may_be_linked());
+        let decided = match group {
+            Some(group) => Some(group.held_in.is_some() && matches!(left, Left::Held(..))),
+            None => self.is_unchanged(&seen, &left, base, right_dir)?,
+        };
+        match decided {
+            None => return self.skip_said(&path, false),
+            Some(true) => return self.skip_said(&path, true),
+            Some(false) => {}
+        }
+        self.bury(&left);
+        let Some(mut entry) = self.sides.entry(&seen.node, &path, self.sides.upper_ids)? else { return Ok(()) };
+        let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
+        let hash = self.likely_held(&seen, &entry, held.as_ref())?;
+        let first = self.groups.by_inode.get(&inode).and_then(|group| group.emitted.clone());
+        if let Some((target, target_held)) = first {
+            entry.kind = Kind::Hardlink { target };
+            // the link may move with its target only: a link before its file could not be unpacked
+            let held = held.filter(|(layer, _)| Some(*layer) == target_held);
+            self.emit(entry, Source::Nothing, None, was, held)?;
+            return self.skip_said(&path, true);
+        }
+        let source = match &seen.node.what {
+            What::File { metacopy: Some(metacopy) } => {
+                let lower =
+                    self.sides.lowers.metacopy_data(right_dir.map(|dir| &**dir), metacopy, &seen.node)?;
+                Source::Lower(lower.place()?.clone())
+            }
+            What::File { metacopy: None } if seen.node.stat.size > 0 => {
+                Source::Upper(Box::new(seen.node.clone()))
+            }
+            _ => Source::Nothing,
+        };
+        let taken = self.emit(entry, source, hash, was, held)?;
+        if let Some(group) = self.groups.by_inode.get_mut(&inode) {
+            group.emitted = Some((path.clone(), taken));
+        }
+        self.skip_said(&path, true)
+    }
+
+    /// What the bytes hash to, read for it where an earlier layer likely has them: same size, same time of
+    /// last change, only owner or mode moved.
+    fn likely_held(
+        &mut self, seen: &Seen, entry: &Entry, held: Option<&(usize, Record)>,
+    ) -> Result<Option<ContentHash>, JudgeError> {
+        let is_likely = |(_, record): &(usize, Record)| {
+            record.content.is_some_and(|content| content.size > 0 && content.size == seen.node.stat.size)
+                && record.entry.meta.mtime == entry.meta.mtime
+        };
+        match seen.hash {
+            None if held.is_some_and(is_likely) => Ok(self.bytes.hash(seen)?),
+            known => Ok(known),
+        }
+    }
+
+    /// `None`: its bytes cannot be read now.
+    fn is_unchanged(
+        &mut self, seen: &Seen, left: &Left, base: &Found, right_dir: Option<&Rc<Merged>>,
+    ) -> Result<Option<bool>, JudgeError> {
+        match left {
+            Left::Absent | Left::Dir { .. } => Ok(Some(false)),
+            Left::Held(_, record) => {
+                let entry = self.sides.entry(&seen.node, &seen.node.path, self.sides.upper_ids)?;
+                if entry.as_ref() != Some(&record.entry) {
+                    return Ok(Some(false));
+                }
+                let Some(content) = record.content.filter(|content| content.size > 0) else {
+                    return Ok(Some(true));
+                };
+                let hash = match seen.hash {
+                    Some(hash) => Some(hash),
+                    None => self.bytes.hash(seen)?,
+                };
+                Ok(hash.map(|hash| hash == content.hash))
+            }
+            Left::Lower(lower) => {
+                let same = self.is_base(seen, lower, base, right_dir)?;
+                if same == Some(true) {
+                    self.decisions.is_base(&seen.node.path);
+                }
+                Ok(same)
+            }
+        }
+    }
+
+    /// Whether the upper's name is a copy that did not change: everything equal, bytes included. A copy of
+    /// one name of a hard link is a change: it broke the link.
+    fn is_base(
+        &mut self, seen: &Seen, lower: &LowerNode, base: &Found, right_dir: Option<&Rc<Merged>>,
+    ) -> Result<Option<bool>, JudgeError> {
+        let (node, other) = (&seen.node, &lower.node);
+        let same = node.kind() == other.kind()
+            && node.meta(self.sides.upper_ids)? == other.meta(self.sides.lower_ids)?
+            && (other.stat.nlink == 1 || self.sides.upper_is_whole);
+        let What::File { metacopy } = &node.what else { return Ok(Some(same)) };
+        if !same || node.stat.size == 0 || seen.is_base {
+            return Ok(Some(same));
+        }
+        if let Some(metacopy) = metacopy {
+            let data = self.sides.lowers.metacopy_data(right_dir.map(|dir| &**dir), metacopy, node)?;
+            return Ok(Some(matches!(base, Found::Other(_)) && data.place()? == lower.place()?));
+        }
+        Ok(self.bytes.is_equal(seen, lower)?)
+    }
+
+    /// A file of the base that shows on the right side and may not on the left.
+    fn lower(
+        &mut self, path: &[u8], lower: &Rc<LowerNode>, left: Left, held: Option<(usize, Record)>,
+    ) -> Result<(), JudgeError> {
+        let Some(mut entry) = self.sides.entry(&lower.node, path, self.sides.lower_ids)? else { return Ok(()) };
+        let is_file = matches!(entry.kind, Kind::File { size } if size > 0);
+        let mut hash = None;
+        match &left {
+            Left::Lower(other) if other.inode() == lower.inode() => return self.skip_said(path, true),
+            Left::Held(_, record) if record.entry == entry => {
+                if is_file {
+                    hash = Some(self.bytes.hash_lower(lower)?);
+                }
+                if record.content.map(|content| content.hash).filter(|_| is_file) == hash {
+                    return self.skip_said(path, true);
+                }
+            }
+            _ => {}
+        }
+        self.bury(&left);
+        let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
+        if lower.node.stat.nlink > 1 {
+            match self.lower_links.get(&lower.inode()) {
+                Some(target) => {
+                    entry.kind = Kind::Hardlink { target: target.clone() };
+                    self.emit(entry, Source::Nothing, None, was, None)?;
+                    return self.skip_said(path, true);
+                }
+                None => {
+                    self.lower_links.insert(lower.inode(), path.to_vec());
+                }
+            }
+        }
+        let source = if is_file { Source::Lower(lower.place()?.clone()) } else { Source::Nothing };
+        if is_file && hash.is_none() && held.is_some() {
+            hash = Some(self.bytes.hash_lower(lower)?);
+        }
+        let held = held.filter(|_| lower.node.stat.nlink == 1);
+        self.emit(entry, source, hash, was, held)?;
+        self.skip_said(path, true)
+    }
+
+    /// Emits the directories on the way that were not yet. `was`: the last of them is itself a change.
+    fn emit_parents(&mut self, was: Option<Was>) -> Result<(), JudgeError> {
+        let count = self.parents.len();
+        for at in 0..count {
+            if std::mem::replace(&mut self.parents[at].is_emitted, true) {
+                continue;
+            }
+            let (entry, held) = (self.parents[at].entry.clone(), self.parents[at].held.take());
+            let was = if at + 1 == count { was.unwrap_or(Was::Parent) } else { Was::Parent };
+            let source = member_of(held, &entry).unwrap_or(Source::Nothing);
+            self.decisions.step(Step { entry, source, hash: None, was })?;
+        }
+        Ok(())
+    }
+
+    fn emit_marker(&mut self, entry: Entry, held: Option<(usize, Record)>) -> Result<(), JudgeError> {
+        // a marker moves only with its directory; when that is written anew, so is the marker
+        let source = match held {
+            Some((layer, Record { opaque: Some(extent), entry: dir, .. }))
+                if self.parents.last().is_some_and(|parent| parent.entry == dir) =>
+            {
+                Source::Member { layer, extent }
+            }
+            _ => Source::Nothing,
+        };
+        Ok(self.decisions.step(Step { entry, source, hash: None, was: Was::Present })?)
+    }
+
+    /// Emits a member that is no directory, taking over from earlier layers what they have of it. Returns
+    /// the layer whose whole member is taken over.
+    fn emit(
+        &mut self, entry: Entry, source: Source, hash: Option<ContentHash>, was: Was,
+        held: Option<(usize, Record)>,
+    ) -> Result<Option<usize>, JudgeError> {
+        self.emit_parents(None)?;
+        let source = match (held, hash) {
+            (Some((layer, record)), Some(hash)) if record.content.is_some_and(|content| content.hash == hash) => {
+                match record.content {
+                    _ if record.entry == entry => Source::Member { layer, extent: record.extent },
+                    Some(content) if content.size > 0 => Source::Data { layer, content },
+                    _ => source,
+                }
+            }
+            (held, None) if source == Source::Nothing => member_of(held, &entry).unwrap_or(source),
+            _ => source,
+        };
+        let taken = match source {
+            Source::Member { layer, .. } => Some(layer),
+            _ => None,
+        };
+        self.decisions.step(Step { entry, source, hash, was })?;
+        Ok(taken)
+    }
+
+    fn bury(&mut self, left: &Left) {
+        if let Left::Held(layer, Record { content: Some(content), .. }) = left {
+            self.decisions.buried(*layer, content.size);
+        }
+    }
+
+    /// Passes over what the own layers say below `path`; `gone`: those that stay keep it unseen.
+    fn skip_said(&mut self, path: &[u8], gone: bool) -> Result<(), JudgeError> {
+        while self.tiers.peek().is_some_and(|said| is_below(&said.path, path)) {
+            let said = self.tiers.next()?;
+            if gone && let Some(Said { below: Some((layer, record)), .. }) = said {
+                self.bury(&Left::Held(layer, record));
+            }
+        }
+        Ok(())
+    }
+
+    /// Passes over what the upper has below `path`.
+    fn skip_seen(&mut self, path: &[u8]) -> Result<(), JudgeError> {
+        while self.seen.as_ref().is_some_and(|seen| is_below(&seen.node.path, path)) {
+            self.seen = self.walk.next()?;
+        }
+        Ok(())
+    }
+}
+
+/// The whole member of an earlier layer, where it says the same and has no bytes to compare.
+fn member_of(held: Option<(usize, Record)>, entry: &Entry) -> Option<Source> {
+    let (layer, record) = held?;
+    let empty = record.content.is_none_or(|content| content.size == 0 || matches!(entry.kind, Kind::Hardlink { .. }));
+    (record.entry == *entry && empty).then_some(Source::Member { layer, extent: record.extent })
+}
+
+fn dir_entry(path: &[u8]) -> Entry {
+    Entry { path: path.to_vec(), kind: Kind::Dir, meta: Meta { mode: 0o755, ..Meta::default() } }
+}
