@@ -14,7 +14,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{Map, Value};
 
-pub use change::{Change, ChangeError};
+pub use change::{Change, ChangeCause, ChangeError};
 pub use expand::ExpandError;
 
 use crate::digest::Digest;
@@ -195,7 +195,7 @@ fn command<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Vec<Stri
     }))
 }
 
-/// The making of an image, for its history.
+/// Where a step of an image's history comes from.
 #[derive(Clone, Debug)]
 pub struct Step {
     /// When: now, or `SOURCE_DATE_EPOCH`.

@@ -116,3 +116,9 @@ pub fn is_manifest(media_type: &str) -> bool {
 pub fn is_index(media_type: &str) -> bool {
     matches!(media_type, OCI_INDEX | DOCKER_LIST)
 }
+
+/// Whether the media type is that of the configuration of a container image, and not of an artifact
+/// that is kept in the same way (a chart, a signature).
+pub fn is_config(media_type: &str) -> bool {
+    matches!(media_type, OCI_CONFIG | DOCKER_CONFIG)
+}

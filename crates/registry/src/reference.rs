@@ -106,9 +106,14 @@ impl Reference {
     /// [`Error::Name`] with the rule that is broken.
     pub fn for_tagging(text: &str) -> Result<Self, Error> {
         let reference: Self = text.parse()?;
-        match reference.digest {
-            None => Ok(reference),
-            Some(_) => Err(Error::Name { name: text.to_owned(), cause: NameError::Digested }),
+        reference.check_taggable().map(|()| reference)
+    }
+
+    /// An image is what its digest says, so a name that says so too could only lie.
+    pub(crate) fn check_taggable(&self) -> Result<(), Error> {
+        match self.digest {
+            None => Ok(()),
+            Some(_) => Err(Error::Name { name: self.to_string(), cause: NameError::Digested }),
         }
     }
 

@@ -49,6 +49,7 @@ mod unpacked;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicBool;
 
 pub use collect::{Collected, Usage, UsedBy};
 pub use image::{HistoryLine, Image, Listed};
@@ -70,6 +71,8 @@ pub struct Store {
     root: PathBuf,
     images: PathBuf,
     steps: Box<dyn Steps>,
+    /// Whether this process has looked for what dead ones left.
+    swept: AtomicBool,
 }
 
 impl Store {
@@ -88,7 +91,8 @@ impl Store {
     ///
     /// As [`Store::open`].
     pub fn with_steps(root: &Path, steps: Box<dyn Steps>) -> Result<Self> {
-        let store = Self { root: root.to_owned(), images: root.join("images"), steps };
+        let store =
+            Self { root: root.to_owned(), images: root.join("images"), steps, swept: AtomicBool::new(false) };
         store.check_layout()?;
         Ok(store)
     }

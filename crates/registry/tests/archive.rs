@@ -1,5 +1,7 @@
 //! Archives of every kind that tools write, and of kinds that only an enemy writes.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::collections::BTreeMap;
@@ -204,6 +206,41 @@ fn an_image_index_gives_this_machines_image() {
     assert_eq!((loaded[0].names.len(), loaded[0].unnamed.as_deref()), (0, Some("latest")));
     let error = archive_error(&archive(&list(&[foreign])));
     assert!(matches!(error, ArchiveError::Platform { .. }), "{error}");
+}
+
+#[test]
+fn artifacts_beside_an_image_are_passed_over() {
+    let (_dir, from) = store();
+    publish(&from, None, &layer("a", b"1"), &["x"]).unwrap();
+    let image = from.resolve("x").unwrap();
+    let read = |digest: &Digest| {
+        let mut bytes = Vec::new();
+        from.blob(digest).unwrap().read_to_end(&mut bytes).unwrap();
+        bytes
+    };
+    let artifact = serde_json::to_vec(&json!({"schemaVersion": 2, "layers": [],
+        "config": {"mediaType": "application/vnd.cncf.helm.config.v1+json", "digest": Digest::of(b"{}"), "size": 2}}))
+    .unwrap();
+    let entry = |bytes: &[u8]| json!({"mediaType": media::OCI_MANIFEST, "digest": Digest::of(bytes), "size": bytes.len()});
+    let manifest = read(&image.digest());
+    let blobs: Vec<(String, Vec<u8>)> = image
+        .manifest
+        .blobs()
+        .map(|blob| read(&blob.digest))
+        .chain([manifest.clone(), artifact.clone()])
+        .map(|bytes| (format!("blobs/sha256/{}", Digest::of(&bytes).hex()), bytes))
+        .collect();
+    let archive = |entries: &[serde_json::Value]| {
+        let index = serde_json::to_vec(&json!({"schemaVersion": 2, "manifests": entries})).unwrap();
+        let mut members =
+            vec![file("oci-layout", br#"{"imageLayoutVersion":"1.0.0"}"#), file("index.json", &index)];
+        members.extend(blobs.iter().map(|(name, bytes)| file(name, bytes)));
+        tar(&members)
+    };
+    let (_dir, to) = store();
+    let both = archive(&[entry(&artifact), entry(&manifest)]);
+    assert_eq!(load(&to, &both[..], Limits::default()).unwrap().len(), 1);
+    assert!(matches!(archive_error(&archive(&[entry(&artifact)])), ArchiveError::NoImages));
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! Many threads and processes at one store: commits to one name, removals and collections.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::path::Path;

@@ -4,6 +4,8 @@
 //! leaves; the store must then open, hold the old image or the new one but nothing between, and be able
 //! to go on. (What a power cut leaves is tested in `disk.rs`.)
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::path::Path;

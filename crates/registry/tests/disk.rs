@@ -2,6 +2,8 @@
 //!
 //! These need root and mounts; without them they are skipped, loudly, or fail with `REQUIRE=loop,tmpfs`.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+
 mod common;
 
 use std::fs;
@@ -145,17 +147,27 @@ impl Steps for &'static PowerCuts {
 }
 
 #[test]
-fn a_power_cut_at_each_step_leaves_old_or_new() {
+fn a_power_cut_at_each_step_leaves_old_or_new_on_ext4() {
+    cut_power(12 << 20, &["mkfs.ext4", "-q", "-J", "size=1", "-E", "lazy_itable_init=0"]);
+}
+
+/// A file system that writes in another way: trees copied on write, and a log of what was synced.
+#[test]
+fn a_power_cut_at_each_step_leaves_old_or_new_on_btrfs() {
+    cut_power(24 << 20, &["mkfs.btrfs", "-q", "--mixed"]);
+}
+
+fn cut_power(size: u64, mkfs: &[&str]) {
     let dir = TempDir::new().unwrap();
     let disk = dir.path().join("disk");
-    fs::File::create(&disk).unwrap().set_len(12 << 20).unwrap();
-    // Every commit of the journal is then one that we asked for.
-    if let Err(e) =
-        run("mkfs.ext4", &["-q", "-J", "size=1", "-E", "lazy_itable_init=0", disk.to_str().unwrap()])
-    {
+    fs::File::create(&disk).unwrap().set_len(size).unwrap();
+    let mut options = mkfs[1..].to_vec();
+    options.push(disk.to_str().unwrap());
+    if let Err(e) = run(mkfs[0], &options) {
         return skipped("loop", &e);
     }
     let Some(mount) = loop_mount(&disk, &dir.path().join("m")) else { return };
+    // Every commit of the journal is then one that we asked for.
     mount_remount(&mount.0, MountFlags::empty(), "commit=300").unwrap();
     let root = mount.0.join("root");
     publish(&Store::open(&root).unwrap(), None, &layer("a", b"gone"), &["gone"]).unwrap();

@@ -3,15 +3,17 @@
 //! Each tool works in a directory of its own. One that is missing is skipped, loudly; `REQUIRE=skopeo,…`
 //! makes that a failure.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says what it skips")]
+
 mod common;
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use common::{assert_consistent, layer, publish, publish_as};
+use common::{assert_consistent, layer, publish, publish_as, publish_packed};
 use registry::archive::{Limits, load, save};
-use registry::media::Format;
+use registry::media::{Compression, Format};
 use registry::{Digest, Reference, Store};
 use tempfile::TempDir;
 
@@ -133,6 +135,53 @@ fn skopeos_archives_are_loaded() {
         assert_eq!(image.config.rootfs.diff_ids, [diff_id]);
     }
     assert_consistent(&other);
+}
+
+/// What the module doc of `archive` says about compressed layers.
+#[test]
+fn compressed_layers_are_read_from_docker_archives() {
+    if !require("skopeo") {
+        return;
+    }
+    let Fixture { dir, store, .. } = fixture();
+    let tar = layer("a", &[b'x'; 5000]);
+    let plain = dir.path().join("plain");
+    fs::write(&plain, &tar).unwrap();
+    for (tool, compression) in [("gzip", Compression::Gzip), ("zstd", Compression::Zstd)] {
+        if !require(tool) {
+            continue;
+        }
+        let packed = Command::new(tool).arg("-c").arg(&plain).output().unwrap().stdout;
+        let name = format!("packed:{tool}");
+        publish_packed(&store, (Format::Oci, compression), None, (&tar, &packed), &[&name]).unwrap();
+        let archive = dir.path().join(format!("{tool}.tar"));
+        write(&store, &[&name], &archive);
+        let whole = format!("docker.io/library/{name}");
+        for (n, transport) in ["docker-archive", "oci-archive"].iter().enumerate() {
+            let out = dir.path().join(format!("{tool}{n}"));
+            let source = format!("{transport}:{}:{whole}", archive.display());
+            run(skopeo(dir.path()).args(["copy", &source]).arg(format!("dir:{}", out.display())));
+            assert!(out.join(store.resolve(&name).unwrap().id().hex()).exists(), "{source}");
+        }
+        // The docker part alone, as an old docker would have written it.
+        let members = dir.path().join(format!("{tool}-members"));
+        fs::create_dir(&members).unwrap();
+        run(Command::new("tar").arg("-xf").arg(&archive).arg("-C").arg(&members));
+        let old = dir.path().join("old.tar");
+        run(Command::new("tar")
+            .arg("-cf")
+            .arg(&old)
+            .arg("-C")
+            .arg(&members)
+            .args(["blobs", "manifest.json"]));
+        let other = Store::open(&dir.path().join(format!("other-{tool}"))).unwrap();
+        load(&other, File::open(&old).unwrap(), Limits::default()).unwrap();
+        let image = other.resolve(&name).unwrap();
+        assert_eq!(image.manifest.layers[0].compression().unwrap(), compression);
+        assert_eq!(image.id(), store.resolve(&name).unwrap().id());
+        // Docker's own types, but for zstd, which has none among them.
+        assert_eq!(image.manifest.format() == Format::Docker, compression == Compression::Gzip);
+    }
 }
 
 /// podman with all of its state below `dir`; dropped, its storage is unmounted by removing the images.

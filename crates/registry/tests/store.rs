@@ -1,5 +1,7 @@
 //! The store as its callers see it.
 
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
+
 mod common;
 
 use std::fs;
@@ -139,6 +141,21 @@ fn an_ingest_lives_as_long_as_its_maker() {
     let path = ingest.path().to_owned();
     drop(ingest);
     assert!(!path.exists());
+    // The next process that writes takes away what a dead one left.
+    fs::write(store.layout().join("ingest/1-0"), b"of a dead process").unwrap();
+    let _alive = store.ingest().unwrap();
+    let next = Store::open(store.root()).unwrap().ingest().unwrap();
+    assert_eq!(fs::read_dir(store.layout().join("ingest")).unwrap().count(), 2);
+    drop(next);
+}
+
+#[test]
+fn a_name_to_give_has_no_digest() {
+    let (_dir, store) = store();
+    let name = format!("x@{}", registry::Digest::of(b""));
+    assert_eq!(publish(&store, None, &layer("a", b"1"), &[&name]).unwrap_err().kind(), Kind::Invalid);
+    publish(&store, None, &layer("a", b"1"), &["x"]).unwrap();
+    assert_eq!(store.tag("x", &name.parse().unwrap()).unwrap_err().kind(), Kind::Invalid);
 }
 
 #[test]
@@ -162,7 +179,9 @@ fn damage_is_named_and_never_served_as_verified() {
         assert!(matches!(error, Error::Damaged { digest, .. } if digest == layer_digest), "{error}");
         assert_eq!(error.kind(), Kind::Corrupt);
     }
-    // Of the right length, so publishing the same layer again keeps it; of the wrong one, it is mended.
+    // Publishing the same layer again mends it, whatever its length.
+    publish(&store, None, &layer("a", b"1"), &["x"]).unwrap();
+    store.verify(&layer_digest).unwrap();
     let path = store.layout().join("blobs/sha256").join(layer_digest.hex());
     fs::write(&path, b"short").unwrap();
     assert_eq!(store.verified_blob(&image.manifest.layers[0]).unwrap_err().kind(), Kind::Corrupt);
@@ -186,7 +205,10 @@ fn a_manifest_cannot_name_what_is_not_there() {
     publish(&store, None, &layer("a", b"1"), &["x"]).unwrap();
     let base = store.resolve("x").unwrap();
     fs::remove_file(store.layout().join("blobs/sha256").join(base.manifest.layers[0].digest.hex())).unwrap();
+    let before = blob_count(&store);
     let error = publish(&store, Some("x"), &layer("b", b"2"), &["y"]).unwrap_err();
+    // Nothing of the attempt is left.
+    assert_eq!(blob_count(&store), before);
     assert!(matches!(error, Error::NoBlob { digest } if digest == base.manifest.layers[0].digest));
     assert_eq!(store.resolve("y").unwrap_err().kind(), Kind::NotFound);
 }

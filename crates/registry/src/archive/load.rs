@@ -112,7 +112,7 @@ impl Found {
         let repo_tags = repo_tags(members)?;
         for entry in &index.manifests {
             let Some(descriptor) = self.for_machine(members, entry)? else { continue };
-            let manifest = self.oci_image(members, &descriptor)?;
+            let Some(manifest) = self.oci_image(members, &descriptor)? else { continue };
             let id = manifest.config.digest;
             let name = entry.annotation(annotation::CONTAINERD_NAME);
             let (names, unnamed) = match (name, entry.annotation(annotation::REF_NAME)) {
@@ -128,8 +128,7 @@ impl Found {
         Ok(())
     }
 
-    /// Follows indexes to the manifest for this machine. Signatures and other artifacts that lie beside
-    /// the images are passed over.
+    /// Follows indexes to the manifest for this machine.
     fn for_machine(&mut self, members: &Members, entry: &Descriptor) -> Result<Option<Descriptor>> {
         let mut at = entry.clone();
         for _ in 0..MAX_NESTING {
@@ -149,9 +148,13 @@ impl Found {
         Ok(is_image.then(|| Descriptor::new(&at.media_type, at.digest, at.size)))
     }
 
-    fn oci_image(&mut self, members: &Members, descriptor: &Descriptor) -> Result<Manifest> {
+    /// Finds the blobs of an image; `None` when the manifest is of something else.
+    fn oci_image(&mut self, members: &Members, descriptor: &Descriptor) -> Result<Option<Manifest>> {
         let name = members.blob(&descriptor.digest)?;
         let manifest: Manifest = members.json(&name)?;
+        if !media::is_config(&manifest.config.media_type) {
+            return Ok(None);
+        }
         self.blobs.insert(name);
         for blob in manifest.blobs() {
             self.blobs.insert(members.blob(&blob.digest)?);
@@ -165,7 +168,7 @@ impl Found {
                 return Err(ArchiveError::DiffId { name, expected: *expected, actual: layer.digest }.into());
             }
         }
-        Ok(manifest)
+        Ok(Some(manifest))
     }
 
     fn docker(&mut self, members: &Members) -> Result<()> {

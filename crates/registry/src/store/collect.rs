@@ -80,14 +80,9 @@ impl Store {
         let candidates = self.all_blobs()?.into_iter().filter(old).collect();
         let mut collected = self.collect(&index, candidates)?;
         collected.images = images as u64;
-        for (path, file, alive) in self.ingests()? {
-            if !alive {
-                collected.blobs += 1;
-                collected.bytes += file.metadata().map_err(Error::io("stat", &path))?.len();
-                fs::remove_file(&path).map_err(Error::io("remove", &path))?;
-                self.step(Step::IngestRemoved)?;
-            }
-        }
+        let (files, bytes) = self.sweep()?;
+        collected.blobs += files;
+        collected.bytes += bytes;
         Ok(collected)
     }
 

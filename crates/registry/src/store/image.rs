@@ -138,6 +138,10 @@ impl Store {
         if !is_id {
             return Err(name.err().unwrap_or_else(missing));
         }
+        // A whole manifest digest needs no look into the images: how a commit finds its base.
+        if let Some(at) = position(&|e| e.digest.hex() == prefix) {
+            return Ok(at);
+        }
         let mut found: Vec<usize> = Vec::new();
         for (at, entry) in index.manifests.iter().enumerate() {
             let known = found.iter().any(|f| index.manifests[*f].digest == entry.digest);

@@ -10,8 +10,8 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::Store;
 use super::files::{self, Lock};
+use super::{Step, Store};
 use crate::digest::Digest;
 use crate::error::{Error, Result};
 
@@ -77,6 +77,10 @@ impl Store {
     /// The store's file system is full, read-only or closed to us.
     pub fn ingest(&self) -> Result<Ingest> {
         self.create()?;
+        // An interrupted save may have left gigabytes. Looked for once by each process that writes.
+        if !self.swept.swap(true, Ordering::Relaxed) {
+            self.sweep()?;
+        }
         self.held_file("")
     }
 
@@ -113,6 +117,25 @@ impl Store {
                 return Ok(Ingest { file, path, placed: false });
             }
         }
+    }
+
+    /// Removes what dead processes left in `ingest/`; returns number and bytes of it.
+    ///
+    /// Needs no lock but those on the files themselves.
+    pub(super) fn sweep(&self) -> Result<(u64, u64)> {
+        let (mut files, mut bytes) = (0, 0);
+        for (path, file, _) in self.ingests()?.into_iter().filter(|(.., alive)| !alive) {
+            match fs::remove_file(&path) {
+                Ok(()) => {}
+                // Somebody else swept it and let go before we looked.
+                Err(e) if e.kind() == io::ErrorKind::NotFound => continue,
+                Err(e) => return Err(Error::io("remove", &path)(e)),
+            }
+            self.step(Step::IngestRemoved)?;
+            files += 1;
+            bytes += file.metadata().map_err(Error::io("stat", &path))?.len();
+        }
+        Ok((files, bytes))
     }
 
     /// Every file in `ingest/`, and whether its maker lives. The maker of a dead one cannot come back:

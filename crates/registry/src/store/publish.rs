@@ -3,8 +3,7 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use super::layout::{self};
-use super::{Ingest, Step, Store, files};
+use super::{Ingest, Step, Store, files, layout};
 use crate::digest::Digest;
 use crate::document::{self, Descriptor, Manifest};
 use crate::error::{Damage, Error, Result};
@@ -25,7 +24,8 @@ pub struct Packed {
 /// An image to be published: its new layers and its documents.
 #[derive(Debug)]
 pub struct NewImage {
-    /// The layers that are not in the store yet. One that turns out to be there is dropped.
+    /// The layers that are not in the store yet. One that turns out to be there is replaced: the bytes
+    /// are the same.
     pub layers: Vec<Packed>,
     /// The configuration, as [`crate::config::ImageConfig::to_json`] gives it.
     pub config: Vec<u8>,
@@ -68,7 +68,7 @@ impl Store {
         let NewImage { layers, config, manifest: bytes, names } = image;
         let manifest: Manifest = document::parse(|| "the new manifest".to_owned(), &bytes)?;
         let format = manifest.format();
-        self.expect(&manifest.config, &config)?;
+        expect(&manifest.config, &config)?;
         let reused = manifest
             .layers
             .iter()
@@ -99,7 +99,8 @@ impl Store {
     /// hold their ingests. Then, with the lock, the names of the blobs; then the index. A crash before
     /// the index is replaced leaves blobs that nothing refers to. None can be half there: each gets its
     /// name by a rename after its bytes are durable.
-    pub(crate) fn admit(&self, mut blobs: Vec<Packed>, entries: Vec<Entry>) -> Result<()> {
+    pub(crate) fn admit(&self, blobs: Vec<Packed>, entries: Vec<Entry>) -> Result<()> {
+        entries.iter().flat_map(|entry| &entry.names).try_for_each(Reference::check_taggable)?;
         for blob in &blobs {
             let actual = blob.ingest.len()?;
             if actual != blob.size {
@@ -111,13 +112,26 @@ impl Store {
         self.step(Step::BytesDurable)?;
 
         let _lock = self.lock()?;
-        for blob in &mut blobs {
-            // An equal blob is kept: others may be reading it, and its extents may be shared. One of
-            // another length is damaged; the rename mends it.
-            if self.length(&blob.digest)? != Some(blob.size) {
-                blob.ingest.place(&self.blob_path(&blob.digest))?;
-                self.step(Step::BlobPlaced)?;
+        let mut placed = Vec::new();
+        self.place(blobs, &entries, &mut placed).inspect_err(|error| {
+            // What we have just placed still takes the room that may be missing. Nobody else can have
+            // come to need it, for we hold the lock; but the new index may be there, not yet durable,
+            // so it is asked. If that fails too, the blobs are left to `prune`.
+            if !matches!(error, Error::Stopped(_)) {
+                let _ = self.index().and_then(|index| self.collect(&index.unwrap_or_default(), placed));
             }
+        })
+    }
+
+    /// The part of [`Store::admit`] under the lock; tells in `placed` which blobs are new.
+    fn place(&self, blobs: Vec<Packed>, entries: &[Entry], placed: &mut Vec<Digest>) -> Result<()> {
+        for mut blob in blobs {
+            // An equal blob that is there already is replaced: that costs nothing, since the new bytes
+            // are durable, and it mends one that is damaged. Who reads the old one can go on.
+            let is_new = self.length(&blob.digest)?.is_none();
+            blob.ingest.place(&self.blob_path(&blob.digest))?;
+            placed.extend(is_new.then_some(blob.digest));
+            self.step(Step::BlobPlaced)?;
         }
         // Nothing can be collected from here on, so what is there now is there when the index says so.
         for needed in entries.iter().flat_map(|entry| &entry.needs) {
@@ -131,7 +145,7 @@ impl Store {
             }
         }
         let mut index = self.index()?.unwrap_or_default();
-        for Entry { manifest, names, .. } in &entries {
+        for Entry { manifest, names, .. } in entries {
             if names.is_empty() {
                 layout::point(&mut index, None, manifest);
             }
@@ -150,14 +164,14 @@ impl Store {
             Err(e) => Err(Error::io("stat", &path)(e)),
         }
     }
+}
 
-    fn expect(&self, descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
-        match Digest::of(bytes) {
-            actual if actual != descriptor.digest => {
-                Err(Error::Damaged { digest: descriptor.digest, damage: Damage::Digest { actual } })
-            }
-            _ => Ok(()),
+fn expect(descriptor: &Descriptor, bytes: &[u8]) -> Result<()> {
+    match Digest::of(bytes) {
+        actual if actual != descriptor.digest => {
+            Err(Error::Damaged { digest: descriptor.digest, damage: Damage::Digest { actual } })
         }
+        _ => Ok(()),
     }
 }
 

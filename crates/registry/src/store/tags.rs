@@ -21,8 +21,9 @@ impl Store {
     ///
     /// # Errors
     ///
-    /// As [`Store::resolve`].
+    /// As [`Store::resolve`]; [`Error::Name`] for a name with a digest.
     pub fn tag(&self, source: &str, name: &Reference) -> Result<()> {
+        name.check_taggable()?;
         let _lock = self.lock()?;
         let mut index = self.index()?.unwrap_or_default();
         let target = index.manifests[self.entry(&index, source)?].clone();

@@ -39,15 +39,25 @@ pub(crate) fn publish_as(
     tar: &[u8],
     names: &[&str],
 ) -> Result<Published> {
+    publish_packed(store, (format, Compression::None), base, (tar, tar), names)
+}
+
+/// Publishes a layer that is `tar` in plain and `packed` in the store.
+pub(crate) fn publish_packed(
+    store: &Store,
+    (format, compression): (Format, Compression),
+    base: Option<&str>,
+    (tar, packed): (&[u8], &[u8]),
+    names: &[&str],
+) -> Result<Published> {
     let base = base.map(|name| store.resolve(name)).transpose()?;
     let ingest = store.ingest()?;
-    ingest.file().write_all(tar).map_err(|source| registry::Error::Io {
+    ingest.file().write_all(packed).map_err(|source| registry::Error::Io {
         action: "write",
         path: ingest.path().to_owned(),
         source,
     })?;
-    let digest = Digest::of(tar);
-    let size = tar.len() as u64;
+    let (digest, size) = (Digest::of(packed), packed.len() as u64);
     let mut config = base.as_ref().map_or_else(ImageConfig::default, |base| base.config.clone());
     let step = Step {
         created: Timestamp::from_second(1_700_000_000).unwrap(),
@@ -55,10 +65,10 @@ pub(crate) fn publish_as(
         author: None,
         comment: Some("a message".into()),
     };
-    config.record(&step, &[digest]);
+    config.record(&step, &[Digest::of(tar)]);
     let config = config.to_json();
     let lower = base.as_ref().map_or(&[][..], |base| &base.manifest.layers);
-    let new = Descriptor::new(format.layer(Compression::None)?, digest, size);
+    let new = Descriptor::new(format.layer(compression)?, digest, size);
     let manifest = Manifest::compose(format, &config, lower, vec![new])?.to_json();
     let names: Vec<Reference> = names.iter().map(|name| name.parse().unwrap()).collect();
     store.publish(NewImage { layers: vec![Packed { ingest, digest, size }], config, manifest, names })
