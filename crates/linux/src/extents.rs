@@ -89,6 +89,6 @@ mod tests {
     fn a_file_that_shrank_ends_early() {
         let file = tempfile::tempfile().unwrap();
         file.write_all_at(&[1; 100], 0).unwrap();
-        assert_eq!(segments(&file, 1 << 40), [0..100]);
+        assert_eq!(segments(&file, 1 << 40), std::iter::once(0..100).collect::<Vec<_>>());
     }
 }

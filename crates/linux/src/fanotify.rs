@@ -185,7 +185,6 @@ trait FromNe: Sized {
 macro_rules! from_ne {
     ($($number:ty),*) => {$(
         impl FromNe for $number {
-            #[expect(clippy::host_endian_bytes, reason = "the kernel speaks the order of the machine")]
             fn from_ne(bytes: &[u8]) -> Option<Self> {
                 bytes.try_into().ok().map(<$number>::from_ne_bytes)
             }

@@ -95,15 +95,15 @@ impl Scratch {
     /// [`CaptureError`]; what was taken for it is given back.
     pub fn capture(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
         if len <= SMALL.min(self.memory_budget) {
-            return self.to_memory(file, len);
+            return self.copy_to_memory(file, len);
         }
-        if let Some(place) = self.to_clone(file, len)? {
+        if let Some(place) = self.clone_to_scratch(file, len)? {
             return Ok(Captured { place, len });
         }
-        self.to_spool(file, len)
+        self.copy_to_spool(file, len)
     }
 
-    fn to_memory(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
+    fn copy_to_memory(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
         let size = usize::try_from(len).map_err(|_| io::ErrorKind::OutOfMemory).map_err(io::Error::from)?;
         let mut bytes = vec![0; size];
         let mut filled = 0;
@@ -119,7 +119,7 @@ impl Scratch {
         Ok(Captured { place: Place::Memory(bytes.into()), len })
     }
 
-    fn to_clone(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Option<Place>, CaptureError> {
+    fn clone_to_scratch(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Option<Place>, CaptureError> {
         let Some(dir) = &self.clones else { return Ok(None) };
         let flags = OFlags::RDWR | OFlags::TMPFILE | OFlags::CLOEXEC;
         let made = openat(dir, c".", flags, Mode::RUSR | Mode::WUSR).map_err(io::Error::from);
@@ -146,7 +146,7 @@ impl Scratch {
         }
     }
 
-    fn to_spool(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
+    fn copy_to_spool(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
         let offset = self.spool_len;
         let result = self.copy_segments(file, len, offset);
         // A file that failed leaves nothing behind: stale bytes would show through the next file's holes.
@@ -272,7 +272,7 @@ mod tests {
         let mut scratch = scratch(None);
         let content: Vec<Vec<u8>> = [0, 1, 65_536, 65_537, 300_000]
             .iter()
-            .map(|&n| (0..n).map(|i: u32| (i / 7) as u8).collect())
+            .map(|&n| (0..n).map(|i: u32| (i / 7).to_le_bytes()[0]).collect())
             .collect();
         let files: Vec<File> = content.iter().map(|c| file_of(c)).collect();
         let captured: Vec<Captured> = files

@@ -361,7 +361,9 @@ impl<'a> Saving<'a> {
         let paused = pause.is_some();
         let (mut walked, merged) = match touched {
             Touched::Names(names) => {
-                let touched = touched_paths(&names, &directories, &deferred);
+                let mut touched = touched_paths(&names, &directories, &deferred);
+                // an event names the path that was used; the other names of the inode tell nothing
+                touched.extend(before.linked_paths()?);
                 let (walked, replaced) =
                     job.look_again(&touched, &directories, &mut captures, Some(knowledge.cursor()?))?;
                 (walked, Some((touched, replaced)))

@@ -85,6 +85,16 @@ impl Walked {
         Ok((Told(self.linked.reader()?), Told(self.seen.reader()?)))
     }
 
+    /// The names that may share an inode.
+    pub(crate) fn linked_paths(&mut self) -> std::io::Result<Vec<PathBytes>> {
+        let mut told = Told(self.linked.reader()?);
+        let mut paths = Vec::new();
+        while let Some(seen) = told.next()? {
+            paths.push(seen.node.path);
+        }
+        Ok(paths)
+    }
+
     /// Both walks as one: where `is_replaced` says so only the later one counts, elsewhere the earlier one,
     /// and the later one for names that the earlier lacks.
     pub(crate) fn merge(

@@ -1,5 +1,7 @@
 //! Clean reads through real overlays: each sentence of specification 4.6.1.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests with a harness of their own")]
+
 use std::fs::{self, File};
 use std::io::{IoSlice, Read, Write};
 use std::os::fd::AsFd;
@@ -25,7 +27,8 @@ fn main() {
 
 fn all(kind: &str) {
     let overlay = Overlay::on(kind);
-    let cases: &[(&str, fn(&Overlay))] = &[
+    type Sentence = fn(&Overlay);
+    let cases: &[(&str, Sentence)] = &[
         ("quiet", quiet_files_are_clean),
         ("store after close", store_through_a_map_after_close),
         ("opened after", opened_and_mapped_after_its_clean_read),

@@ -1,5 +1,7 @@
 //! What a watch hears of an upper, through real overlays.
 
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "tests with a harness of their own")]
+
 use std::fs;
 use std::os::fd::AsFd;
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! What kernel tests need: capability gates, and file systems, overlays, groups and processes that go
 //! away when dropped, on panic too.
 
-#![allow(dead_code, reason = "each test binary uses a part")]
-#![allow(unreachable_pub, reason = "a module of three binaries")]
+#![expect(dead_code, reason = "each test binary uses a part")]
+#![expect(unreachable_pub, reason = "a module of three binaries")]
 
 use std::fs;
 use std::os::fd::OwnedFd;
