@@ -9,11 +9,11 @@ use std::time::Instant;
 
 use save::capture::{Means, Scratch};
 
-mod support;
-use support::{Need, Overlay};
+mod standstill;
+use standstill::{Need, Overlay};
 
 fn main() {
-    support::run(&[
+    standstill::run(&[
         ("xfs::held_open", &[Need::Root, Need::Xfs], || held_open("xfs", Means::Clone)),
         ("btrfs::held_open", &[Need::Root, Need::Btrfs], || held_open("btrfs", Means::Clone)),
         ("ext4::held_open", &[Need::Root, Need::Ext4], || held_open("ext4", Means::Copy)),
