@@ -66,7 +66,7 @@ impl Failure {
 
     /// Names the object in front of a message that does not.
     pub(crate) fn about(mut self, object: impl std::fmt::Display) -> Self {
-        if self.exit != Exit::Done {
+        if !matches!(self.exit, Exit::Done | Exit::Interrupted) {
             self.message = format!("{}: {}", escape::text(&object.to_string()), self.message);
         }
         self

@@ -78,7 +78,8 @@ pub(crate) fn time(written: Option<&str>, now: Timestamp, relative: bool) -> Str
     let Some(written) = written else { return NONE.to_owned() };
     match written.parse::<Timestamp>() {
         Ok(time) if relative => ago(time, now),
-        Ok(time) => time.to_string(),
+        // the fraction is noise beside minutes
+        Ok(time) => Timestamp::from_second(time.as_second()).unwrap_or(time).to_string(),
         // an image may say anything
         Err(_) => crate::escape::text(written),
     }
@@ -175,7 +176,7 @@ mod tests {
         ] {
             assert_eq!(time(Some(written), now, true), text);
         }
-        assert_eq!(time(Some("2026-09-01T14:00:00+02:00"), now, false), "2026-09-01T12:00:00Z");
+        assert_eq!(time(Some("2026-09-01T14:00:00.25+02:00"), now, false), "2026-09-01T12:00:00Z");
         assert_eq!(time(None, now, true), NONE);
     }
 }

@@ -34,8 +34,8 @@ pub(crate) fn commit(
     context: &Context,
     progress: &Progress,
 ) -> Result<Report, Failure> {
-    let _ = (store, request, write, context.run_dir(), progress, context.cancel.flag());
-    Err(Failure::new(crate::exit::Exit::NotPossible, "commit: not wired"))
+    let save = if write { save::commit } else { save::dry_run };
+    Ok(save(store, request, context.run_dir(), progress, context.cancel.flag())?)
 }
 
 /// Gives each difference to `each`.
@@ -45,6 +45,5 @@ pub(crate) fn diff(
     each: &mut dyn FnMut(DiffLine) -> io::Result<()>,
     context: &Context,
 ) -> Result<(), Failure> {
-    let _ = (store, request, each, context.cancel.flag());
-    Err(Failure::new(crate::exit::Exit::NotPossible, "diff: not wired"))
+    Ok(save::diff(store, request, each, context.cancel.flag())?)
 }

@@ -31,12 +31,15 @@ use crate::saving::{self, Request, Shape, TimePolicy, Wait, WithEnv, Words};
 /// In JSON a path whose bytes are not all printable UTF-8 is escaped in `path`, and `path_base64` has the
 /// bytes themselves.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "headstart commit [OPTIONS] <SOURCE> [NAME]",
+    after_help = "\
 Examples:
   headstart commit --pid 4121 team/api:wip
   headstart commit --pid 4121 -m 'before the rebase' -c 'CMD [\"bash\"]' team/api:wip
   headstart commit --dry-run --upper up --lower root
-All flags: headstart help commit")]
+All flags: headstart help commit"
+)]
 pub(crate) struct CommitArgs {
     /// What the image is called; without a tag, `latest`
     #[arg(value_name = "NAME")]
@@ -81,7 +84,7 @@ struct ImageArgs {
     #[arg(long, value_name = "KEY,…", num_args = 0..=1, require_equals = true, value_delimiter = ',')]
     with_env: Option<Vec<String>>,
 
-    /// Whose media types: docker's readers know no zstd
+    /// Whose media types; docker's go with gzip
     #[arg(long, value_enum, value_name = "oci|docker", default_value = "oci")]
     #[arg(hide_possible_values = true, hide_default_value = true)]
     format: FormatArg,
@@ -93,7 +96,7 @@ struct ImageArgs {
 
 /// How new layers are made.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Layers")]
+#[command(next_help_heading = "Image")]
 struct LayerArgs {
     /// none, gzip, zstd or auto, and a level: zstd:3
     #[arg(long, value_name = "HOW[:LEVEL]")]
@@ -104,7 +107,7 @@ struct LayerArgs {
     cumulative: bool,
 
     /// One layer over the base, packed from nothing
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     squash: bool,
 
     /// Rewrite own layers that hold what was deleted since
@@ -132,7 +135,7 @@ struct SavingArgs {
     pause: bool,
 
     /// Make no image that lacks a path or has a torn file
-    #[arg(long)]
+    #[arg(long, hide_short_help = true)]
     strict: bool,
 
     /// Read everything again, whatever is known to be unchanged

@@ -17,11 +17,14 @@ use crate::saving::{self, Compression, DiffKind, DiffLine, Request, Shape, TimeP
 /// Lines come in the order of a walk, while it is walked. In text, bytes of a name that are not printable
 /// are escaped (`\n`, `\xff`); in JSON, one object on each line, such a name has its bytes in `path_base64`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "headstart diff [OPTIONS] <SOURCE>",
+    after_help = "\
 Examples:
   headstart diff --pid 4121
   headstart diff --size --upper up --lower root | grep ^A
-  headstart diff -o json --pid 4121 --only '/etc/**'")]
+  headstart diff -o json --pid 4121 --only '/etc/**'"
+)]
 pub(crate) struct DiffArgs {
     #[command(flatten)]
     source: SourceArgs,

@@ -68,8 +68,7 @@ pub(crate) fn run(arguments: &ExportArgs, context: &Context) -> Result<Exit, Fai
         ..layer::unpack::Options::default()
     };
     let root = scratch.path.join("root");
-    let report =
-        unpack_image(&store, &image, &root, options).map_err(|failure| failure.about(&arguments.image))?;
+    let report = unpack_image(&store, &image, &arguments.image, &root, options)?;
     progress.finish();
     let writing = context.progress();
     writing.stage("export", Some(report.progress.bytes));

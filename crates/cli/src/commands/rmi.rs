@@ -19,7 +19,7 @@ use crate::output::{self, OutputArgs};
 Examples:
   headstart rmi team/api:wip
   headstart rmi --force 6b1f0c9a12de
-  headstart rmi $(headstart images -q 'team/*')")]
+  headstart rmi -f $(headstart images -q 'team/*')")]
 pub(crate) struct RmiArgs {
     /// Names, digests or ids of images
     #[arg(value_name = "IMAGE", required = true, add = complete::images())]

@@ -66,7 +66,7 @@ pub(super) struct SourceArgs {
 
 /// Which paths belong to it.
 #[derive(Debug, Args)]
-#[command(next_help_heading = "Selection")]
+#[command(next_help_heading = "Source")]
 pub(super) struct SelectionArgs {
     /// Leave out what matches (`/tmp/**`, `*.log`); may be repeated
     #[arg(long, value_name = "PATTERN")]

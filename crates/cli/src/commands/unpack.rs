@@ -95,8 +95,7 @@ pub(crate) fn run(arguments: &UnpackArgs, context: &Context) -> Result<Exit, Fai
     } else {
         let store = context.store()?;
         let image = store.resolve(&arguments.source)?;
-        let report = unpack_image(&store, &image, &arguments.target, options)
-            .map_err(|failure| failure.about(&arguments.source))?;
+        let report = unpack_image(&store, &image, &arguments.source, &arguments.target, options)?;
         store.record_unpacked(&[&arguments.target], &image.digest())?;
         (report, Some(image))
     };
@@ -140,10 +139,11 @@ fn unpack_file(path: &Path, target: &Path, options: Options<'_>) -> Result<Repor
     })
 }
 
-/// Unpacks all layers of an image, each compared with its digests.
+/// Unpacks all layers of the image that the user calls `name`, each compared with its digests.
 pub(super) fn unpack_image(
     store: &Store,
     image: &Image,
+    name: &str,
     target: &Path,
     options: Options<'_>,
 ) -> Result<Report, Failure> {
@@ -155,7 +155,11 @@ pub(super) fn unpack_image(
         Ok((store.blob(&layer.digest)?, Some(expect)))
     });
     let layers: Vec<(File, Option<LayerDigests>)> = layers.collect::<Result<_, Failure>>()?;
-    Ok(unpack::unpack(target, layers, options)?)
+    unpack::unpack(target, layers, options).map_err(|error| match error {
+        error @ unpack::Error::Layer { .. } => Failure::from(error).about(name),
+        // what is wrong with the target is no fault of the image
+        error => error.into(),
+    })
 }
 
 fn answer(arguments: &UnpackArgs, report: &Report, image: Option<&Image>, warnings: Vec<String>) -> Answer {

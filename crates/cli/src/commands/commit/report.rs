@@ -118,12 +118,18 @@ fn not_saved(report: &Report) -> Vec<String> {
 }
 
 /// In the order of the report.
-const REASONS: [LeftOut; 4] =
-    [LeftOut::ReservedName, LeftOut::XattrName, LeftOut::WhiteoutDevice, LeftOut::Socket];
+const REASONS: [LeftOut; 5] = [
+    LeftOut::ReservedName,
+    LeftOut::XattrName,
+    LeftOut::WhiteoutDevice,
+    LeftOut::Unrepresentable,
+    LeftOut::Socket,
+];
 
 fn said(reason: LeftOut) -> (&'static str, &'static str) {
     match reason {
         LeftOut::Socket => ("socket", "sockets"),
+        LeftOut::Unrepresentable => ("path that no tar can hold", "paths that no tar can hold"),
         LeftOut::ReservedName => ("name that no image can hold", "names that no image can hold"),
         LeftOut::XattrName => {
             ("attribute name that no image can hold", "attribute names that no image can hold")
@@ -140,6 +146,7 @@ fn word(reason: LeftOut) -> &'static str {
         LeftOut::Socket => "socket",
         LeftOut::ReservedName => "reserved-name",
         LeftOut::XattrName => "xattr-name",
+        LeftOut::Unrepresentable => "unrepresentable",
         LeftOut::WhiteoutDevice => "whiteout-device",
     }
 }
