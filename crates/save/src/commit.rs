@@ -333,6 +333,8 @@ impl<'a> Saving<'a> {
         let deferred = std::mem::take(&mut reading.findings.deferred);
         let learned = std::mem::replace(&mut reading.learned, crate::knowledge::Learned::new(&job.spill));
         drop(reading);
+        let mut learned = learned;
+        before.teach(&mut learned)?;
         let knowledge = learned.write(job.spill.file()?)?;
 
         let mut captures = job.captures()?;

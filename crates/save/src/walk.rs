@@ -17,7 +17,7 @@ use layer::wire::{Malformed, Take};
 
 use crate::error::SaveError;
 use crate::held::Captures;
-use crate::knowledge::{Cursor, FileStamp};
+use crate::knowledge::{Cursor, FileStamp, Known, Learned};
 use crate::watch::Watch;
 
 /// Sums over a walk.
@@ -93,6 +93,19 @@ impl Walked {
             paths.push(seen.node.path);
         }
         Ok(paths)
+    }
+
+    /// Passes on what is known of the files of this walk, for the walk in the pause. Whether it counts in
+    /// later saves is told where it was learned.
+    pub(crate) fn teach(&mut self, learned: &mut Learned) -> std::io::Result<()> {
+        let mut all = self.tell()?;
+        while let Some(Seen { node, hash, is_base }) = all.next()? {
+            if let Some(hash) = hash {
+                let stamp = FileStamp::from(&node.stat);
+                learned.push(&Known { path: node.path, stamp, hash, is_base, is_settled: false })?;
+            }
+        }
+        Ok(())
     }
 
     /// Both walks as one: where `is_replaced` says so only the later one counts, elsewhere the earlier one,
