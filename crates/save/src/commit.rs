@@ -32,6 +32,7 @@ use layer::table::Table;
 use registry::{Ingest, Store};
 
 use crate::chain::{Chain, MAX_TIERS};
+use crate::compare::compare;
 use crate::error::SaveError;
 use crate::held::Captures;
 use crate::image::{self, NewLayer};
@@ -114,7 +115,8 @@ pub fn diff(
     use layer::entry::Kind;
     use layer::plan::Was;
     let job = Job::new(store, request, &crate::request::Silent, cancel)?;
-    let mut walked = job.walk(None, Trust::ThisSave, None, None)?;
+    let chain = job.chain()?;
+    let mut walked = Saving::new(&job, &chain, Instant::now()).walk()?;
     let mut reading = job.reading(Phase::Final, None);
     let (mut plan, _) = job.plan(&mut walked, &[], 0, &mut reading)?;
     let mut lines = Vec::new();
@@ -204,7 +206,12 @@ impl<'a> Saving<'a> {
             Some(knowledge) if !self.job.request.verify => Some(knowledge.cursor()?),
             _ => None,
         };
-        let walked = self.job.walk(known, Trust::EarlierSave, None, None)?;
+        let mut walked = self.job.walk(known, Trust::EarlierSave, None, None)?;
+        if let Some(against) = self.job.against() {
+            let knowledge = compare(self.job, &mut walked, against, self.threads())?;
+            walked = walked.with_knowledge(&mut knowledge.cursor()?, &self.job.spill)?;
+            self.knowledge.push(knowledge);
+        }
         if self.chain.lost {
             self.warnings
                 .push("earlier layers of this container are gone: everything is packed again".to_owned());
@@ -512,15 +519,15 @@ impl<'a> Saving<'a> {
         Ok(())
     }
 
+    fn threads(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.job.request.threads.unwrap_or_else(processors)
+    }
+
     fn begin(&self, plan: &mut Plan, sealed: &[Sealed]) -> Result<Making, SaveError> {
         let ingest = self.job.store.ingest()?;
         let compression = image::compression(self.job, plan, sealed)?;
-        let threads = self
-            .job
-            .request
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        let options = PackOptions { compression, threads };
+        let options = PackOptions { compression, threads: self.threads() };
         let blob = ingest.file().try_clone()?;
         let composer = Composer::begin::<SaveError>(blob, &options, sealed, plan, &self.job.spill)?;
         Ok(Making { composer, ingest })

@@ -175,6 +175,14 @@ impl<'a> Job<'a> {
         upper_fd(&self.source)
     }
 
+    /// The tree that is compared with, where two trees are.
+    pub(crate) fn against(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source.kind {
+            SourceKind::Trees { against, .. } => Some(against.fd.as_fd()),
+            SourceKind::Overlay(_) => None,
+        }
+    }
+
     fn sides(&self) -> Sides<'_> {
         Sides {
             lowers: &self.lowers,

@@ -6,6 +6,7 @@ pub mod capture;
 mod chain;
 pub mod clean;
 mod commit;
+mod compare;
 mod error;
 mod held;
 mod image;
