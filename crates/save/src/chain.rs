@@ -264,6 +264,16 @@ pub(crate) fn borrowed<'a>(dirs: impl IntoIterator<Item = &'a std::os::fd::Owned
 mod tests {
     use super::*;
 
+    /// Written by the first release. When this fails, raise the version.
+    #[test]
+    fn a_chain_of_version_1_reads() {
+        let golden = include_str!("../tests/golden/chain-v1.json");
+        let chain: ChainFile = serde_json::from_str(golden).unwrap();
+        assert_eq!((chain.version, chain.tiers.len()), (VERSION, 1));
+        assert_eq!((chain.tiers[0].buried, chain.tiers[0].saves), ((3, 4096), 2));
+        assert_eq!(serde_json::to_string(&chain).unwrap(), golden.trim_end());
+    }
+
     #[test]
     fn layers_stay_when_they_are_large_beside_what_comes_above() {
         let gib = 1 << 30;

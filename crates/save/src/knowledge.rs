@@ -176,6 +176,18 @@ mod tests {
         Known { path: path.into(), stamp, hash: [3; 32], is_base: true, is_settled: false }
     }
 
+    /// Written by the first release. When this fails, the bytes of a record have changed: raise the version.
+    #[test]
+    fn knowledge_of_version_1_reads() {
+        let golden = include_bytes!("../tests/golden/knowledge-v1");
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, golden).unwrap();
+        let knowledge = Knowledge::open(file).unwrap();
+        let mut cursor = knowledge.cursor().unwrap();
+        assert_eq!(cursor.find(b"a/b").unwrap(), Some(&known("a/b", 3)));
+        assert_eq!(cursor.find(b"b").unwrap(), Some(&known("b", 4)));
+    }
+
     #[test]
     fn the_last_word_counts_and_reads_back_in_path_order() {
         let dir = tempfile::tempdir().unwrap();
