@@ -201,7 +201,7 @@ fn request(arguments: &CommitArgs) -> Result<Request, Failure> {
     let epoch = context::source_date_epoch()?.map(jiff::Timestamp::as_second);
     let name = arguments.name.as_deref().map(Reference::for_tagging).transpose()?;
     Ok(Request {
-        source: source.spec()?,
+        source: source.spec("commit")?,
         find: source.find_options(),
         base: source.base.clone(),
         names: name.into_iter().collect(),

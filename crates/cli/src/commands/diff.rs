@@ -92,7 +92,7 @@ fn print(out: &mut impl io::Write, line: &DiffLine, arguments: &DiffArgs) -> io:
 /// A request of which only source and selection matter.
 fn request(arguments: &DiffArgs) -> Result<Request, Failure> {
     Ok(Request {
-        source: arguments.source.spec()?,
+        source: arguments.source.spec("diff")?,
         find: arguments.source.find_options(),
         base: arguments.source.base.clone(),
         names: Vec::new(),
