@@ -28,7 +28,7 @@ use crate::ids::IdMap;
 use crate::lowers::{Found, LowerNode, Lowers, Merged};
 use crate::node::{Node, NodeError, Opaque, What};
 use crate::plan::{LeftOut, Source, Step, Was};
-use crate::table::{ContentHash, Record, Records, TableError};
+use crate::table::{Content, ContentHash, Record, Records, TableError};
 use crate::tiers::{Said, Tiers};
 
 /// A directory of the base with more names than this is hidden by one marker instead of one by one.
@@ -43,6 +43,8 @@ pub struct Seen {
     pub hash: Option<ContentHash>,
     /// It was compared with the base before and found equal, and did not change since.
     pub is_base: bool,
+    /// The inode was known under another path: its bytes are likely packed already.
+    pub is_moved: bool,
 }
 
 /// The walk of the upper, told again.
@@ -122,6 +124,9 @@ pub struct Sides<'a> {
     pub times: TimePolicy,
     /// Nothing of the base shows in the right side: two trees are compared.
     pub upper_is_whole: bool,
+    /// Bytes that own layers have under a path that is no longer theirs: a file that was renamed, or is
+    /// below a directory that was, is written again, and its frames are taken over.
+    pub elsewhere: &'a HashMap<ContentHash, (usize, Content)>,
 }
 
 /// Why no decision was reached.
@@ -642,7 +647,7 @@ impl Judge<'_> {
                 && record.entry.meta.mtime == entry.meta.mtime
         };
         match seen.hash {
-            None if held.is_some_and(is_likely) => self.hash(seen, right_dir),
+            None if seen.is_moved || held.is_some_and(is_likely) => self.hash(seen, right_dir),
             known => Ok(known),
         }
     }
@@ -820,6 +825,10 @@ impl Judge<'_> {
             }
             (held, None) if source == Source::Nothing => member_of(held, &entry).unwrap_or(source),
             _ => source,
+        };
+        let source = match (source, hash.and_then(|hash| self.sides.elsewhere.get(&hash))) {
+            (Source::Upper(_), Some(&(layer, content))) => Source::Data { layer, content },
+            (source, _) => source,
         };
         let taken = match source {
             Source::Member { layer, .. } => Some(layer),

@@ -19,7 +19,7 @@
 //! Nothing has a name before [`registry::Store::publish`], which is atomic. Dying at any earlier point
 //! leaves ingests that the next collection removes, and a container that its guard thaws.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -28,7 +28,7 @@ use layer::compose::{Addition, Composer};
 use layer::frames::Sealed;
 use layer::pack::PackOptions;
 use layer::plan::{LeftOut, Plan, Totals};
-use layer::table::Table;
+use layer::table::{ContentHash, Table};
 use registry::{Ingest, Store};
 
 use crate::chain::{Chain, MAX_TIERS};
@@ -41,7 +41,7 @@ use crate::knowledge::Knowledge;
 use crate::pause::{self, DEADLINE, Pause, PauseError, PauseTarget};
 use crate::read::{Findings, Phase, Reading};
 use crate::request::{DiffKind, DiffLine, Moments, Progress, Report, Request, Shape};
-use crate::walk::{Directories, Trust, Walked};
+use crate::walk::{Directories, Elsewhere, Trust, Walked};
 use crate::watch::{Touched, Watch};
 
 /// Up to this much is read in the pause itself: doing it before would cost more than it saves.
@@ -118,7 +118,7 @@ pub fn diff(
     let chain = job.chain()?;
     let mut walked = Saving::new(&job, &chain, Instant::now()).walk()?;
     let mut reading = job.reading(Phase::Final, None);
-    let (mut plan, _) = job.plan(&mut walked, &[], 0, &mut reading)?;
+    let (mut plan, _) = job.plan(&mut walked, &[], 0, &HashSet::new(), &mut reading)?;
     let mut lines = Vec::new();
     plan.each(|step| {
         let what = match (&step.entry.kind, step.was) {
@@ -158,6 +158,9 @@ pub(crate) struct Saving<'a> {
     /// What clean reads found, by pass.
     pub(crate) knowledge: Vec<Knowledge>,
     pub(crate) walked: Option<Walked>,
+    /// Known files that are no longer under the path they had, and what they hash to.
+    elsewhere: Elsewhere,
+    moved: HashSet<ContentHash>,
 }
 
 /// A layer that is being made.
@@ -181,6 +184,8 @@ impl<'a> Saving<'a> {
             warnings: job.warnings.clone(),
             knowledge: Vec::new(),
             walked: None,
+            elsewhere: Elsewhere::new(),
+            moved: HashSet::new(),
         }
     }
 
@@ -212,6 +217,11 @@ impl<'a> Saving<'a> {
             walked = walked.with_knowledge(&mut knowledge.cursor()?, &self.job.spill)?;
             self.knowledge.push(knowledge);
         }
+        if let Some(knowledge) = self.chain.knowledge.as_ref().filter(|_| walked.totals.unknown_files > 0) {
+            self.elsewhere = walked.elsewhere(knowledge)?;
+            self.moved = self.elsewhere.values().map(|known| known.hash).collect();
+            walked = self.recognise(walked)?;
+        }
         if self.chain.lost {
             self.warnings
                 .push("earlier layers of this container are gone: everything is packed again".to_owned());
@@ -237,7 +247,7 @@ impl<'a> Saving<'a> {
     {
         let job = self.job;
         let mut reading = job.reading(phase, captures);
-        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
+        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &self.moved, &mut reading)?;
         let stay = match job.request.shape {
             Shape::Tiered => self.stay.min(self.chain.stay(plan.totals().to_read, MAX_TIERS - 2)),
             Shape::Cumulative | Shape::Squash => 0,
@@ -252,8 +262,16 @@ impl<'a> Saving<'a> {
             walked = walked.with_knowledge(&mut knowledge.cursor()?, &job.spill)?;
         }
         let mut reading = job.reading(phase, captures);
-        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
+        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &self.moved, &mut reading)?;
         Ok((plan, decided, walked, reading))
+    }
+
+    /// Recognises files that were renamed since an earlier save. A save that verifies believes nothing.
+    fn recognise(&self, mut walked: Walked) -> Result<Walked, SaveError> {
+        if self.elsewhere.is_empty() || self.job.request.verify {
+            return Ok(walked);
+        }
+        Ok(walked.with_moved(&self.elsewhere, &self.job.spill)?)
     }
 
     fn save(&mut self, run_dir: &Path) -> Result<(), SaveError> {
@@ -311,6 +329,7 @@ impl<'a> Saving<'a> {
         };
         let mut walked = self.job.walk(known, Trust::EarlierSave, None, Some(&mut captures))?;
         let held = self.thaw(pause);
+        walked = self.recognise(walked)?;
         self.with_grafts(&mut walked, &mut before)?;
         self.finish_with(walked, held.then_some(&captures))
     }
@@ -329,7 +348,8 @@ impl<'a> Saving<'a> {
                 Some(knowledge) if !self.job.request.verify => Some(knowledge.cursor()?),
                 _ => None,
             };
-            before = self.job.walk(known, Trust::EarlierSave, Some((watch, &mut directories)), None)?;
+            let walked = self.job.walk(known, Trust::EarlierSave, Some((watch, &mut directories)), None)?;
+            before = self.recognise(walked)?;
         }
         let job = self.job;
         let (mut plan, first, mut before, mut reading) = self.plan(before, Phase::Running, None)?;
@@ -475,7 +495,7 @@ impl<'a> Saving<'a> {
         tables.truncate(self.stay);
         tables.push(&table);
         let mut reading = job.reading(Phase::Final, captures);
-        let (mut plan, decided) = job.plan(&mut walked, &tables, tables.len(), &mut reading)?;
+        let (mut plan, decided) = job.plan(&mut walked, &tables, tables.len(), &self.moved, &mut reading)?;
         let mut totals = first.totals();
         if Addition::allows(&table, &mut plan)? {
             let mut present = Addition::to(&table);
@@ -497,7 +517,7 @@ impl<'a> Saving<'a> {
             let first = self.layers.pop();
             let sealed: Vec<Sealed> = first.iter().map(|layer| layer.sealed.clone()).collect();
             let tables: Vec<&Table> = vec![&table];
-            (plan, _) = job.plan(&mut walked, &tables, 0, &mut reading)?;
+            (plan, _) = job.plan(&mut walked, &tables, 0, &self.moved, &mut reading)?;
             let mut whole = self.begin(&mut plan, &sealed)?;
             whole.composer.run(&mut plan, &sealed, &mut reading, &mut |_| Ok(false))?;
             totals = plan.totals();

@@ -3,6 +3,7 @@
 //! A [`Job`] holds what stays the same during a save: the opened directories, what belongs to it, and how
 //! it is written. [`crate::commit`] drives it.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -16,7 +17,7 @@ use layer::node::{How, Node, Semantics};
 use layer::plan::{LeftOut, Plan, PlanWriter, Step};
 use layer::scan::{Graft, Scan};
 use layer::spool::SpillDir;
-use layer::table::Table;
+use layer::table::{Content, ContentHash, Table, TableError};
 use registry::{Image, Store};
 
 use crate::capture::Scratch;
@@ -183,13 +184,14 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn sides(&self) -> Sides<'_> {
+    fn sides<'s>(&'s self, elsewhere: &'s HashMap<ContentHash, (usize, Content)>) -> Sides<'s> {
         Sides {
             lowers: &self.lowers,
             upper_ids: &self.upper_ids,
             lower_ids: &self.lower_ids,
             times: self.request.times,
             upper_is_whole: matches!(self.source.kind, SourceKind::Trees { .. }),
+            elsewhere,
         }
     }
 
@@ -339,18 +341,21 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Plans a layer over the first `stay` of the layers in `tables`.
+    /// Plans a layer over the first `stay` of the layers in `tables`. `moved` are the hashes of files that
+    /// own layers may have under another path.
     pub(crate) fn plan(
         &self,
         walked: &mut Walked,
         tables: &[&Table],
         stay: usize,
+        moved: &HashSet<ContentHash>,
         reading: &mut Reading<'_>,
     ) -> Result<(Plan, Decided), SaveError> {
+        let elsewhere = find_content(tables, moved)?;
         let mut decided = Decided::default();
         let mut deciding = Deciding { plan: PlanWriter::new(&self.spill), decided: &mut decided };
         let (mut linked, mut all) = walked.tell_both()?;
-        judge(&self.sides(), tables, stay, &mut linked, &mut all, reading, &mut deciding)?;
+        judge(&self.sides(&elsewhere), tables, stay, &mut linked, &mut all, reading, &mut deciding)?;
         let plan = deciding.plan.finish()?;
         Ok((plan, decided))
     }
@@ -397,4 +402,23 @@ fn find_base(
     }
     warnings.push("the base is not known (--base): the image has only what changed".to_owned());
     Ok(None)
+}
+
+/// Where own layers have these bytes.
+fn find_content(
+    tables: &[&Table],
+    wanted: &HashSet<ContentHash>,
+) -> Result<HashMap<ContentHash, (usize, Content)>, TableError> {
+    let mut found = HashMap::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    for (layer, table) in tables.iter().enumerate() {
+        for record in table.records() {
+            if let Some(content) = record?.content.filter(|content| wanted.contains(&content.hash)) {
+                found.insert(content.hash, (layer, content));
+            }
+        }
+    }
+    Ok(found)
 }

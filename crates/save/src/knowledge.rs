@@ -27,6 +27,17 @@ pub(crate) struct FileStamp {
     btime: Option<Time>,
 }
 
+impl FileStamp {
+    pub(crate) fn inode(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// Whether it is the same inode with as many bytes, whatever else was done to it.
+    pub(crate) fn is_same_file(&self, other: &FileStamp) -> bool {
+        FileStamp { ctime: other.ctime, ..*self } == *other
+    }
+}
+
 impl From<&Stat> for FileStamp {
     fn from(stat: &Stat) -> FileStamp {
         let Stat { dev, ino, size, ctime, btime, .. } = *stat;
@@ -156,6 +167,12 @@ impl Cursor<'_> {
             Some(record) => Ok(Some(Known::parse(record)?)),
             None => Ok(None),
         }
+    }
+
+    /// The next record, whatever its path.
+    pub(crate) fn next(&mut self) -> Result<Option<Known>, RecordFileError> {
+        let after = self.read()?;
+        Ok(std::mem::replace(&mut self.next, after))
     }
 
     /// What is known under `path`. Paths must be asked in path order.
