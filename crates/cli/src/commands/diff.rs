@@ -23,7 +23,7 @@ use crate::saving::{self, Compression, DiffKind, DiffLine, Request, Shape, TimeP
 Examples:
   headstart diff --pid 4121
   headstart diff --size --upper up --lower root | grep ^A
-  headstart diff -o json --pid 4121 --only '/etc/**'"
+  headstart diff -o json --pid 4121 --only /etc"
 )]
 pub(crate) struct DiffArgs {
     #[command(flatten)]

@@ -68,7 +68,7 @@ pub(super) struct SourceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub(super) struct SelectionArgs {
-    /// Leave out what matches (`/tmp/**`, `*.log`); may be repeated
+    /// Leave out what matches (`/tmp`, `**/*.log`); may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
 
