@@ -49,6 +49,8 @@ fn a_difference_has_dockers_letters() {
     A /new
     A /new/\xff\x1b                                        1 B
     ");
+    assert_eq!(diff(&["--only", "/etc/link"]), "D /etc/link\n");
+    assert_eq!(diff(&["--exclude", "/etc/**", "--exclude", "/new*"]), "");
     let json: Vec<serde_json::Value> =
         diff(&["-o", "json"]).lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let path = json.iter().find(|line| line["path"] == "/new/\\xff\\x1b").unwrap();
@@ -161,4 +163,34 @@ fn sources_that_are_not_there_or_are_none() {
         assert_eq!(own.code, 5, "{}", own.stderr);
         assert_eq!(program.run(&["commit", "--pid", "2147483647"]).code, 3);
     }
+}
+
+/// The answer comes when the content is fixed; the image is there soon after, made by another process.
+#[test]
+fn waiting_for_less_leaves_the_rest_to_another_process() {
+    let program = changed();
+    let ran = save(&program, &["--wait", "sealed", "a/b:later", "-o", "json"]);
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let answer: serde_json::Value = serde_json::from_str(&ran.stdout).unwrap();
+    assert!(answer["moments"]["sealed_ns"].as_u64().unwrap() > 0);
+    assert!(answer["moments"]["durable_ns"].is_null());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while program.run(&["inspect", "a/b:later"]).code != 0 {
+        assert!(std::time::Instant::now() < deadline, "the image never came");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    let log = answer["log"].as_str().unwrap();
+    while fs::exists(log).unwrap() {
+        assert!(std::time::Instant::now() < deadline, "the log stayed: {}", fs::read_to_string(log).unwrap());
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+}
+
+/// What fails before the content is fixed fails the command that waits.
+#[test]
+fn a_failure_before_the_seal_is_the_commands_own() {
+    let program = changed();
+    let ran = program.run(&["commit", "--wait", "sealed", "--pid", "999999999", "a/b:never"]);
+    assert_eq!(ran.code, 3, "{}", ran.stderr);
+    assert!(ran.stderr.contains("999999999"), "{}", ran.stderr);
 }

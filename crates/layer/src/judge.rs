@@ -28,6 +28,7 @@ use crate::ids::IdMap;
 use crate::lowers::{Found, LowerNode, Lowers, Merged};
 use crate::node::{Node, NodeError, Opaque, What};
 use crate::plan::{LeftOut, Source, Step, Was};
+use crate::scan::Select;
 use crate::table::{Content, ContentHash, Record, Records, TableError};
 use crate::tiers::{Said, Tiers};
 
@@ -112,7 +113,6 @@ impl TimePolicy {
 }
 
 /// The two sides of the comparison.
-#[derive(Debug)]
 pub struct Sides<'a> {
     /// The base.
     pub lowers: &'a Lowers,
@@ -124,9 +124,20 @@ pub struct Sides<'a> {
     pub times: TimePolicy,
     /// Nothing of the base shows in the right side: two trees are compared.
     pub upper_is_whole: bool,
+    /// Which paths belong to what is saved; asked of those that the walk does not tell.
+    pub select: &'a dyn Fn(&[u8], bool) -> Select,
     /// Bytes that own layers have under a path that is no longer theirs: a file that was renamed, or is
     /// below a directory that was, is written again, and its frames are taken over.
     pub elsewhere: &'a HashMap<ContentHash, (usize, Content)>,
+}
+
+impl std::fmt::Debug for Sides<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sides")
+            .field("lowers", &self.lowers)
+            .field("times", &self.times)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why no decision was reached.
@@ -391,6 +402,14 @@ impl Judge<'_> {
             () => find(left_dir.base.as_ref())?,
         };
         let left = self.left(&said, left_base, left_dir.absent)?;
+        if seen.is_none() && said.is_none() {
+            // nobody may delete what does not belong to the save
+            match (self.sides.select)(path, matches!(left, Left::Dir { .. })) {
+                Select::Take => {}
+                Select::Skip => return Ok(()),
+                Select::Context => return self.pass_through(path, &right_base, left),
+            }
+        }
         let held = said.and_then(|said| said.held);
         let Some(right) = self.right(path, seen, &right_base, right_dir, &left)? else {
             // cannot be decided now: it stays as it is below
@@ -413,6 +432,17 @@ impl Judge<'_> {
             Right::Seen(seen) => self.seen(seen, &right_base, right_dir, left, held),
             Right::Lower(lower) => self.lower(path, &lower, left, held),
         }
+    }
+
+    /// A directory that matters only for what is in it: it stays as it is on the left.
+    fn pass_through(&mut self, path: &[u8], right_base: &Found, left: Left) -> Result<(), JudgeError> {
+        let Left::Dir { meta: Some(meta), .. } = &left else { return Ok(()) };
+        let entry = Entry { path: path.to_vec(), kind: Kind::Dir, meta: meta.clone() };
+        let base = match right_base {
+            Found::Dir(_, merged) => Some(Rc::clone(merged)),
+            _ => None,
+        };
+        self.enter(entry, true, base, left, None)
     }
 
     fn left(&self, said: &Option<Said>, base: Found, absent: bool) -> Result<Left, JudgeError> {

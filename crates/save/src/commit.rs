@@ -432,13 +432,21 @@ impl<'a> Saving<'a> {
         match pause.thaw() {
             Ok(thawed) => {
                 self.moments.pause = Some(thawed.paused_for);
-                self.moments.sealed = Some(self.start.elapsed());
+                self.seal();
                 true
             }
             Err(error) => {
                 self.warnings.push(format!("{error}: saved as read while it ran"));
                 false
             }
+        }
+    }
+
+    /// The first time, the content is fixed.
+    fn seal(&mut self) {
+        if self.moments.sealed.is_none() {
+            self.moments.sealed = Some(self.start.elapsed());
+            self.job.progress.sealed(&self.moments);
         }
     }
 
@@ -474,7 +482,7 @@ impl<'a> Saving<'a> {
         drop(reading);
         self.decided(decided, findings, plan.totals());
         self.walked = Some(walked);
-        self.moments.sealed.get_or_insert(self.start.elapsed());
+        self.seal();
         Ok(())
     }
 
@@ -528,7 +536,7 @@ impl<'a> Saving<'a> {
         drop(reading);
         self.decided(decided, findings, totals);
         self.walked = Some(walked);
-        self.moments.sealed.get_or_insert(self.start.elapsed());
+        self.seal();
         Ok(())
     }
 

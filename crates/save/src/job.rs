@@ -15,7 +15,7 @@ use layer::judge::{Decisions, Sides, judge};
 use layer::lowers::Lowers;
 use layer::node::{How, Node, Semantics};
 use layer::plan::{LeftOut, Plan, PlanWriter, Step};
-use layer::scan::{Graft, Scan};
+use layer::scan::{Graft, Scan, Select};
 use layer::spool::SpillDir;
 use layer::table::{Content, ContentHash, Table, TableError};
 use registry::{Image, Store};
@@ -184,13 +184,18 @@ impl<'a> Job<'a> {
         }
     }
 
-    fn sides<'s>(&'s self, elsewhere: &'s HashMap<ContentHash, (usize, Content)>) -> Sides<'s> {
+    fn sides<'s>(
+        &'s self,
+        elsewhere: &'s HashMap<ContentHash, (usize, Content)>,
+        select: &'s dyn Fn(&[u8], bool) -> Select,
+    ) -> Sides<'s> {
         Sides {
             lowers: &self.lowers,
             upper_ids: &self.upper_ids,
             lower_ids: &self.lower_ids,
             times: self.request.times,
             upper_is_whole: matches!(self.source.kind, SourceKind::Trees { .. }),
+            select,
             elsewhere,
         }
     }
@@ -355,7 +360,8 @@ impl<'a> Job<'a> {
         let mut decided = Decided::default();
         let mut deciding = Deciding { plan: PlanWriter::new(&self.spill), decided: &mut decided };
         let (mut linked, mut all) = walked.tell_both()?;
-        judge(&self.sides(&elsewhere), tables, stay, &mut linked, &mut all, reading, &mut deciding)?;
+        let select = |path: &[u8], is_dir: bool| self.selector.select_alone(path, is_dir);
+        judge(&self.sides(&elsewhere, &select), tables, stay, &mut linked, &mut all, reading, &mut deciding)?;
         let plan = deciding.plan.finish()?;
         Ok((plan, decided))
     }

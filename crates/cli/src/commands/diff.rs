@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::human;
 use crate::output::OutputArgs;
-use crate::saving::{self, Compression, DiffKind, DiffLine, Request, Shape, TimePolicy, Wait, Words};
+use crate::saving::{self, Compression, DiffKind, DiffLine, Request, Shape, TimePolicy, Words};
 
 /// Show what a save would add, change and delete, in docker's letters: A, C, D.
 ///
@@ -109,6 +109,5 @@ fn request(arguments: &DiffArgs) -> Result<Request, Failure> {
         times: TimePolicy::default(),
         strict: false,
         words: Words::default(),
-        wait: Wait::default(),
     })
 }
