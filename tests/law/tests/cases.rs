@@ -1,5 +1,7 @@
 //! The cases of commit-semantics 4.4 and 7, each through a real overlay mount.
 
+#![expect(clippy::unwrap_used, reason = "a case that fails tells where")]
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
