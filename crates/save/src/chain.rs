@@ -99,8 +99,30 @@ pub(crate) struct Chain {
     pub(crate) knowledge: Option<Knowledge>,
     /// The image that holds the layers.
     pub(crate) manifest: Option<Digest>,
-    /// There were layers, and they cannot be used.
-    pub(crate) lost: bool,
+    /// There were layers, and why they cannot be used.
+    pub(crate) lost: Option<Lost>,
+}
+
+/// Why the layers of a chain cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// They, or what is known of them, are no longer there.
+    Gone,
+    /// One has other bytes than were packed.
+    Damaged(Digest),
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Lost::Gone => write!(f, "earlier layers of this container are gone: everything is packed again"),
+            Lost::Damaged(digest) => write!(
+                f,
+                "layer {digest} is damaged in the store: everything is packed again, and earlier images that \
+                 have this layer cannot be used"
+            ),
+        }
+    }
 }
 
 /// What identifies a directory as long as it lives.
@@ -142,11 +164,11 @@ impl Chain {
         let state = store.root().join("state");
         let boot_id = boot_id()?;
         let mut chain =
-            Chain { state, key, boot_id, tiers: Vec::new(), knowledge: None, manifest: None, lost: false };
+            Chain { state, key, boot_id, tiers: Vec::new(), knowledge: None, manifest: None, lost: None };
         let Some(file) = fs::read(chain.path("json")).ok() else { return Ok(chain) };
         let parsed = serde_json::from_slice::<ChainFile>(&file).ok().filter(|file| file.version == VERSION);
         let Some(file) = parsed else {
-            chain.lost = true;
+            chain.lost = Some(Lost::Gone);
             return Ok(chain);
         };
         if file.boot_id == chain.boot_id {
@@ -160,7 +182,7 @@ impl Chain {
                 chain.tiers = tiers;
                 chain.manifest = Some(file.manifest);
             }
-            None => chain.lost = true,
+            None => chain.lost = Some(Lost::Gone),
         }
         Ok(chain)
     }
@@ -194,6 +216,17 @@ impl Chain {
     /// How many layers have nothing in them that was deleted or replaced, from the bottom.
     pub(crate) fn clean(&self) -> usize {
         self.tiers.iter().take_while(|tier| tier.record.buried == (0, 0)).count()
+    }
+
+    /// Gives the layers up: the next plan has all bytes from the upper.
+    pub(crate) fn lose(&mut self, why: Lost) {
+        self.tiers.clear();
+        self.lost = Some(why);
+    }
+
+    /// The first layer that does not read as what its digest says. Reads all of them.
+    pub(crate) fn damaged(&self, store: &Store) -> Option<Digest> {
+        self.tiers.iter().map(|tier| tier.record.digest).find(|digest| store.verify(digest).is_err())
     }
 
     /// A file beside the caches, to be renamed into place.
