@@ -288,6 +288,69 @@ fn stay(sizes: &[u64], bytes: u64, most: usize) -> usize {
     stay
 }
 
+/// Removes caches that no save can use any more: of layers that the store no longer has, of containers that
+/// were saved before the last boot and whose image is gone, and what dead saves left half written. Returns
+/// how many bytes that was.
+///
+/// A running save loses nothing: its layers have names before their caches have, and files of its own are
+/// told by its process id. At worst (that process in another pid namespace) the next save is a whole one.
+///
+/// # Errors
+/// Those of listing; what cannot be removed stays.
+pub fn sweep(store: &Store) -> io::Result<u64> {
+    let state = store.root().join("state");
+    let boot_id = boot_id()?;
+    let mut freed = 0;
+    for entry in entries(&state.join("layers"))? {
+        let name = entry.file_name();
+        let Some((stem, extension)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
+        let is_unused = match extension {
+            "table" | "frames" => {
+                format!("sha256:{stem}").parse().is_ok_and(|digest: Digest| is_gone(store, &digest))
+            }
+            "tmp" => writer(stem).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()),
+            _ => false,
+        };
+        freed += if is_unused { remove(&entry) } else { 0 };
+    }
+    for entry in entries(&state.join("chains"))? {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let chain = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<ChainFile>(&text).ok());
+        let is_old = |chain: &ChainFile| chain.boot_id != boot_id && is_gone(store, &chain.manifest);
+        if chain.is_none_or(|chain| is_old(&chain)) {
+            freed += fs::metadata(path.with_extension("known")).map_or(0, |metadata| metadata.len());
+            let _ = fs::remove_file(path.with_extension("known"));
+            freed += remove(&entry);
+        }
+    }
+    Ok(freed)
+}
+
+fn is_gone(store: &Store, digest: &Digest) -> bool {
+    store.blob(digest).is_err_and(|error| error.kind() == registry::Kind::NotFound)
+}
+
+/// The process that writes `KEY-PID.NAME.tmp`, from what stands before `.tmp`.
+fn writer(stem: &str) -> Option<u32> {
+    stem.split_once('-')?.1.split_once('.')?.0.parse().ok()
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove(entry: &fs::DirEntry) -> u64 {
+    let len = entry.metadata().map_or(0, |metadata| metadata.len());
+    if fs::remove_file(entry.path()).is_ok() { len } else { 0 }
+}
+
 /// The directories of a chain's identity.
 pub(crate) fn borrowed<'a>(dirs: impl IntoIterator<Item = &'a std::os::fd::OwnedFd>) -> Vec<BorrowedFd<'a>> {
     dirs.into_iter().map(AsFd::as_fd).collect()
