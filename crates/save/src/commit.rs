@@ -31,7 +31,7 @@ use layer::plan::{LeftOut, Plan, Totals};
 use layer::table::{ContentHash, Table};
 use registry::{Ingest, Store};
 
-use crate::chain::{Chain, MAX_TIERS};
+use crate::chain::{Chain, Lost, MAX_TIERS};
 use crate::compare::compare;
 use crate::error::SaveError;
 use crate::held::Captures;
@@ -69,11 +69,29 @@ pub fn commit(
     // what the chain builds on must not be collected while it is used
     let pin = chain.manifest.and_then(|manifest| store.pin(&manifest).ok());
     if chain.manifest.is_some() && pin.is_none() {
-        chain.tiers.clear();
-        chain.lost = true;
+        chain.lose(Lost::Gone);
+    }
+    if request.verify
+        && let Some(digest) = chain.damaged(store)
+    {
+        chain.lose(Lost::Damaged(digest));
     }
     let mut saving = Saving::new(&job, &chain, start);
-    saving.save(run_dir)?;
+    let saved = saving.save(run_dir);
+    let whole;
+    match saved {
+        Ok(()) => {}
+        // what lies in the upper is right whatever became of an earlier layer
+        Err(error) if error.is_of_earlier_layers() => {
+            drop(saving);
+            let Some(digest) = chain.damaged(store) else { return Err(error) };
+            chain.lose(Lost::Damaged(digest));
+            whole = chain;
+            saving = Saving::new(&job, &whole, start);
+            saving.save(run_dir)?;
+        }
+        Err(error) => return Err(error),
+    }
     let report = image::publish(saving)?;
     drop(pin);
     Ok(report)
@@ -222,10 +240,7 @@ impl<'a> Saving<'a> {
             self.moved = self.elsewhere.values().map(|known| known.hash).collect();
             walked = self.recognise(walked)?;
         }
-        if self.chain.lost {
-            self.warnings
-                .push("earlier layers of this container are gone: everything is packed again".to_owned());
-        }
+        self.warnings.extend(self.chain.lost.map(|lost| lost.to_string()));
         self.stay = match self.job.request.shape {
             Shape::Tiered if self.job.request.purge => self.chain.clean(),
             Shape::Tiered => self.chain.tiers.len(),

@@ -20,5 +20,6 @@ pub mod source;
 mod walk;
 pub mod watch;
 
+pub use chain::sweep;
 pub use commit::{commit, diff, dry_run};
 pub use error::{ErrorKind, SaveError};
