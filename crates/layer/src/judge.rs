@@ -169,7 +169,7 @@ pub fn judge<'a>(
     decisions: &'a mut dyn Decisions,
 ) -> Result<(), JudgeError> {
     let records = || tables.iter().map(|table| table.records()).collect::<Vec<Records<'_>>>();
-    let groups = Groups::find(sides, linked, Tiers::new(records(), stay)?)?;
+    let groups = Groups::find(sides, linked, Tiers::new(records(), stay)?, bytes)?;
     let tiers = Tiers::new(records(), stay)?;
     let seen = walk.next()?;
     let mut judge = Judge {
@@ -206,7 +206,12 @@ struct Group {
 }
 
 impl Groups {
-    fn find(sides: &Sides<'_>, linked: &mut dyn Walk, mut tiers: Tiers<'_>) -> Result<Groups, JudgeError> {
+    fn find(
+        sides: &Sides<'_>,
+        linked: &mut dyn Walk,
+        mut tiers: Tiers<'_>,
+        bytes: &mut dyn Bytes,
+    ) -> Result<Groups, JudgeError> {
         let mut groups = Groups::default();
         while let Some(seen) = linked.next()? {
             let path = &seen.node.path;
@@ -218,7 +223,7 @@ impl Groups {
             match groups.by_inode.get_mut(&inode) {
                 None => {
                     let held_in = match said {
-                        Some((layer, record)) if sides.is_held(&seen, record)? => Some(*layer),
+                        Some((layer, record)) if sides.is_held(&seen, record, bytes)? => Some(*layer),
                         _ => None,
                     };
                     let first = path.clone();
@@ -251,15 +256,19 @@ impl Sides<'_> {
         Ok(Some(Entry { path: path.to_vec(), kind, meta }))
     }
 
-    /// Whether the record says of the name what is known of it, bytes included.
-    fn is_held(&self, seen: &Seen, record: &Record) -> Result<bool, NodeError> {
+    /// Whether the record says of the name what it is, bytes included.
+    fn is_held(&self, seen: &Seen, record: &Record, bytes: &mut dyn Bytes) -> Result<bool, NodeError> {
         let entry = self.entry(&seen.node, &seen.node.path, self.upper_ids)?;
-        let same_bytes = match (&record.content, seen.hash) {
-            (Some(content), Some(hash)) => content.hash == hash,
-            (None, _) => true,
-            (Some(_), None) => false,
+        if entry.as_ref() != Some(&record.entry) {
+            return Ok(false);
+        }
+        let Some(content) = record.content.filter(|content| content.size > 0) else { return Ok(true) };
+        let hash = match (&seen.node.what, seen.hash) {
+            (_, Some(hash)) => Some(hash),
+            (What::File { metacopy: None }, None) => bytes.hash(seen)?,
+            _ => None,
         };
-        Ok(same_bytes && entry.is_some_and(|entry| entry == record.entry))
+        Ok(hash == Some(content.hash))
     }
 }
 
@@ -297,8 +306,9 @@ struct Judge<'a> {
     bytes: &'a mut dyn Bytes,
     decisions: &'a mut dyn Decisions,
     groups: Groups,
-    /// First emitted name of each linked inode of the base.
-    lower_links: HashMap<(usize, u64, u64), PathBytes>,
+    /// First name of each linked inode of the base that is new on the right side, and the layer that has it
+    /// already, if it need not be emitted.
+    lower_links: HashMap<(usize, u64, u64), (PathBytes, Option<usize>)>,
     /// Directories on the way, with whether they were emitted.
     parents: Vec<Parent>,
 }
@@ -307,6 +317,8 @@ struct Judge<'a> {
 struct Parent {
     entry: Entry,
     held: Option<(usize, Record)>,
+    /// Something else stands below in its place.
+    replaces: bool,
     is_emitted: bool,
 }
 
@@ -392,6 +404,12 @@ impl Judge<'_> {
             None => Ok(Found::Absent),
         };
         let right_base = find(right_dir)?;
+        // what no image can hold is not in that of the base either
+        let in_image = |found: Found| match found {
+            Found::Other(lower) if !is_in_image(&lower.node) => Found::Absent,
+            _ if name.starts_with(b".wh.") => Found::Absent,
+            found => found,
+        };
         let is_same_dir = match (right_dir, &left_dir.base) {
             (Some(right), Some(left)) => Rc::ptr_eq(right, left) || right.is_same(left),
             _ => false,
@@ -401,7 +419,7 @@ impl Judge<'_> {
             () if is_same_dir => right_base.clone(),
             () => find(left_dir.base.as_ref())?,
         };
-        let left = self.left(&said, left_base, left_dir.absent)?;
+        let left = self.left(&said, in_image(left_base), left_dir.absent)?;
         if seen.is_none() && said.is_none() {
             // nobody may delete what does not belong to the save
             match (self.sides.select)(path, matches!(left, Left::Dir { .. })) {
@@ -409,6 +427,12 @@ impl Judge<'_> {
                 Select::Skip => return Ok(()),
                 Select::Context => return self.pass_through(path, &right_base, left),
             }
+        }
+        if left_dir.absent
+            && let Some((layer, record)) = said.as_ref().and_then(|said| said.below.clone())
+        {
+            // hidden by the marker of its directory
+            self.bury(&Left::Held(layer, record));
         }
         let held = said.and_then(|said| said.held);
         let Some(right) = self.right(path, seen, &right_base, right_dir, &left)? else {
@@ -482,8 +506,10 @@ impl Judge<'_> {
         left: &Left,
     ) -> Result<Option<Right>, JudgeError> {
         let sides = self.sides;
+        let name = split(path).1;
         let Some(seen) = seen else {
             return Ok(Some(match base {
+                _ if name.starts_with(b".wh.") => Right::Absent,
                 Found::Absent => Right::Absent,
                 Found::Dir(lower, merged) => Right::Dir {
                     entry: sides
@@ -493,11 +519,10 @@ impl Judge<'_> {
                     inode: Some(lower.inode()),
                     base: Some(Rc::clone(merged)),
                 },
-                Found::Other(lower) if matches!(lower.node.what, What::Socket) => Right::Absent,
-                Found::Other(lower) => Right::Lower(Rc::clone(lower)),
+                Found::Other(lower) if is_in_image(&lower.node) => Right::Lower(Rc::clone(lower)),
+                Found::Other(_) => Right::Absent,
             }));
         };
-        let name = split(path).1;
         if name.starts_with(b".wh.") {
             self.decisions.left_out(path, LeftOut::ReservedName);
             self.skip_seen(path)?;
@@ -580,7 +605,8 @@ impl Judge<'_> {
             }
         };
         let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
-        self.parents.push(Parent { entry: entry.clone(), held: held.clone(), is_emitted: false });
+        let replaces = matches!(left, Left::Held(..) | Left::Lower(_));
+        self.parents.push(Parent { entry: entry.clone(), held: held.clone(), replaces, is_emitted: false });
         if changed {
             self.emit_parents(Some(was))?;
         }
@@ -767,33 +793,41 @@ impl Judge<'_> {
         let Some(mut entry) = self.sides.entry(&lower.node, path, self.sides.lower_ids)? else {
             return Ok(());
         };
+        if matches!(&left, Left::Lower(other) if other.inode() == lower.inode()) {
+            return self.skip_said(path, true);
+        }
+        let inode = lower.inode();
+        let mut held_before = None;
+        if lower.node.stat.nlink > 1
+            && let Some((target, layer)) = self.lower_links.get(&inode)
+        {
+            // a link reaches no further than its layer: where the first name stayed in an earlier one, this
+            // one is a link there too, or a file of its own
+            held_before = Some(*layer);
+            if layer.is_none() || matches!(&left, Left::Held(at, _) if Some(*at) == *layer) {
+                entry.kind = Kind::Hardlink { target: target.clone() };
+            }
+        }
         let is_file = matches!(entry.kind, Kind::File { size } if size > 0);
         let mut hash = None;
-        match &left {
-            Left::Lower(other) if other.inode() == lower.inode() => return self.skip_said(path, true),
-            Left::Held(_, record) if record.entry == entry => {
-                if is_file {
-                    hash = Some(self.bytes.hash_lower(lower)?);
-                }
-                if record.content.map(|content| content.hash).filter(|_| is_file) == hash {
-                    return self.skip_said(path, true);
-                }
+        if let Left::Held(layer, record) = &left
+            && record.entry == entry
+            && held_before.is_none_or(|first| first == Some(*layer))
+        {
+            if is_file {
+                hash = Some(self.bytes.hash_lower(lower)?);
             }
-            _ => {}
+            if !is_file || record.content.map(|content| content.hash) == hash {
+                if held_before.is_none() && lower.node.stat.nlink > 1 {
+                    self.lower_links.insert(inode, (path.to_vec(), Some(*layer)));
+                }
+                return self.skip_said(path, true);
+            }
         }
         self.bury(&left);
         let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
-        if lower.node.stat.nlink > 1 {
-            match self.lower_links.get(&lower.inode()) {
-                Some(target) => {
-                    entry.kind = Kind::Hardlink { target: target.clone() };
-                    self.emit(entry, Source::Nothing, None, was, None)?;
-                    return self.skip_said(path, true);
-                }
-                None => {
-                    self.lower_links.insert(lower.inode(), path.to_vec());
-                }
-            }
+        if held_before.is_none() && lower.node.stat.nlink > 1 {
+            self.lower_links.insert(inode, (path.to_vec(), None));
         }
         let source = if is_file { Source::Lower(lower.place()?.clone()) } else { Source::Nothing };
         if is_file && hash.is_none() && held.is_some() {
@@ -812,7 +846,10 @@ impl Judge<'_> {
                 continue;
             }
             let (entry, held) = (self.parents[at].entry.clone(), self.parents[at].held.take());
-            let was = if at + 1 == count { was.unwrap_or(Was::Parent) } else { Was::Parent };
+            let was = match was.filter(|_| at + 1 == count) {
+                _ if self.parents[at].replaces => Was::Replaced,
+                was => was.unwrap_or(Was::Parent),
+            };
             let source = member_of(held, &entry).unwrap_or(Source::Nothing);
             self.decisions.step(Step { entry, source, hash: None, was })?;
         }
@@ -869,8 +906,12 @@ impl Judge<'_> {
     }
 
     fn bury(&mut self, left: &Left) {
-        if let Left::Held(layer, Record { content: Some(content), .. }) = left {
-            self.decisions.buried(*layer, content.size);
+        let Left::Held(layer, Record { entry, content, .. }) = left else { return };
+        match (&entry.kind, content) {
+            // its bytes are those of the first name
+            (Kind::Hardlink { .. }, _) => self.decisions.buried(*layer, 0),
+            (_, Some(content)) => self.decisions.buried(*layer, content.size),
+            _ => {}
         }
     }
 
@@ -900,6 +941,11 @@ fn member_of(held: Option<(usize, Record)>, entry: &Entry) -> Option<Source> {
     let empty =
         record.content.is_none_or(|content| content.size == 0 || matches!(entry.kind, Kind::Hardlink { .. }));
     (record.entry == *entry && empty).then_some(Source::Member { layer, extent: record.extent })
+}
+
+/// Whether an image has an entry for a name of a lower that is no directory.
+fn is_in_image(node: &Node) -> bool {
+    !matches!(node.what, What::Socket | What::Whiteout | What::CharDevice(0, 0))
 }
 
 fn dir_entry(path: &[u8]) -> Entry {

@@ -4,7 +4,8 @@
 //! which they will stand in the tar: members taken over from earlier layers first, in the order they have
 //! there, so that whole compressed frames move as they are; then what is new, in path order with
 //! whiteouts before their siblings. A directory whose attributes changed may therefore follow its
-//! children; that is legal, every applier makes missing parents and then sets their attributes.
+//! children; that is legal, every applier makes missing parents and then sets their attributes. Only a
+//! directory where something else stands below comes before all: its children would meet that else.
 
 use std::cmp::Ordering;
 use std::io;
@@ -64,6 +65,8 @@ pub enum Was {
     Present,
     /// A directory that stays as it is and is here for what is in it.
     Parent,
+    /// Something that was no directory; this step is one.
+    Replaced,
 }
 
 /// Why a path is not in the image.
@@ -196,16 +199,20 @@ impl Plan {
     }
 }
 
-/// The order key stands in front of each record: class 0 with layer and offset for members taken over
-/// whole, class 1 with the path for all others.
+/// The classes of the order key that stands in front of each record: a directory in the place of something
+/// else, by path; members taken over whole, by layer and offset; all others, by path.
+const REPLACING: u8 = 0;
+const TAKEN: u8 = 1;
+const NEW: u8 = 2;
+
 fn step_order(a: &[u8], b: &[u8]) -> Ordering {
     let key = |record: &[u8]| -> Option<(u8, u64, u64)> {
         let mut from = Take(record);
         let class = from.byte().ok()?;
-        Some(if class == 0 { (0, from.number().ok()?, from.number().ok()?) } else { (1, 0, 0) })
+        Some(if class == TAKEN { (class, from.number().ok()?, from.number().ok()?) } else { (class, 0, 0) })
     };
     match (key(a), key(b)) {
-        (Some((1, ..)), Some((1, ..))) => {
+        (Some((x @ (REPLACING | NEW), ..)), Some((y, ..))) if x == y => {
             let path = |record| Take(record).bytes().unwrap_or_default();
             path_order(path(&a[1..]), path(&b[1..]))
         }
@@ -229,13 +236,13 @@ fn sort_path(entry: &Entry) -> Vec<u8> {
 impl Step {
     fn put(&self, out: &mut Vec<u8>) {
         match &self.source {
-            Source::Member { layer, extent } => {
-                out.push(0);
+            Source::Member { layer, extent } if self.was != Was::Replaced => {
+                out.push(TAKEN);
                 out.number(*layer as u64);
                 out.number(extent.offset);
             }
             _ => {
-                out.push(1);
+                out.push(if self.was == Was::Replaced { REPLACING } else { NEW });
                 out.bytes(&sort_path(&self.entry));
             }
         }
@@ -244,6 +251,7 @@ impl Step {
             Was::Absent => 0,
             Was::Present => 1,
             Was::Parent => 2,
+            Was::Replaced => 3,
         });
         out.push(u8::from(self.hash.is_some()));
         out.extend_from_slice(&self.hash.unwrap_or_default());
@@ -275,7 +283,7 @@ impl Step {
 
     fn parse(record: &[u8]) -> Result<Step, Malformed> {
         let mut from = Take(record);
-        if from.byte()? == 0 {
+        if from.byte()? == TAKEN {
             let _ = (from.number()?, from.number()?);
         } else {
             let _ = from.bytes()?;
@@ -284,7 +292,8 @@ impl Step {
         let was = match from.byte()? {
             0 => Was::Absent,
             1 => Was::Present,
-            _ => Was::Parent,
+            2 => Was::Parent,
+            _ => Was::Replaced,
         };
         let has_hash = from.byte()? != 0;
         let hash = from.fixed()?;

@@ -137,8 +137,8 @@ impl Scan<'_> {
         self.directory(Some(root), &place, visit)
     }
 
-    /// Looks at one path again. A directory that is not the one of `known_inode` is walked with all that is
-    /// in it. Returns whether nothing that was known at or below the path counts any more.
+    /// Looks at one path again. A directory that is not `known` is walked with all that is in it. Returns
+    /// whether nothing that was known at or below the path counts any more.
     ///
     /// # Errors
     /// As [`Scan::walk`].
@@ -146,7 +146,7 @@ impl Scan<'_> {
         &self,
         root: BorrowedFd<'_>,
         path: &[u8],
-        known_inode: Option<u64>,
+        known: &dyn Fn(BorrowedFd<'_>) -> bool,
         visit: &mut V,
     ) -> Result<bool, V::Error> {
         let (parent, name) = entry::split(path);
@@ -165,7 +165,10 @@ impl Scan<'_> {
             Select::Context if node.is_dir() => node.become_context(),
             Select::Context | Select::Skip => return Ok(true),
         }
-        let is_known = node.is_dir() && known_inode == Some(node.stat.ino);
+        let is_known = node.is_dir() && {
+            let opened = open_dir(dir, name).map_err(|error| NodeError::read(path, error))?;
+            opened.is_some_and(|opened| known(opened.as_fd()))
+        };
         if node.is_dir() && !is_known {
             let place = Place { path: parent.to_vec(), depth: 0, how: self.how, xattr_whiteouts: false };
             self.name(dir, name, &place, visit)?;

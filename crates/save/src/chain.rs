@@ -101,6 +101,8 @@ pub(crate) struct Chain {
     pub(crate) manifest: Option<Digest>,
     /// There were layers, and why they cannot be used.
     pub(crate) lost: Option<Lost>,
+    /// It begins, and the same upper has another one: something in its key changed.
+    pub(crate) has_siblings: bool,
 }
 
 /// Why the layers of a chain cannot be used.
@@ -131,7 +133,7 @@ fn identity(dir: BorrowedFd<'_>) -> io::Result<String> {
     Ok(format!("{fs:?} {} {:?} {:?}", stamp.ino, generation(dir), stamp.btime))
 }
 
-/// Everything that decides what a layer says.
+/// The upper, and everything else that decides what a layer says.
 pub(crate) fn key(
     upper: BorrowedFd<'_>,
     lowers: &[BorrowedFd<'_>],
@@ -144,7 +146,8 @@ pub(crate) fn key(
         hasher.update(&(part.len() as u64).to_le_bytes());
         hasher.update(part.as_bytes());
     };
-    add(&identity(upper)?);
+    let upper = blake3::hash(identity(upper)?.as_bytes()).to_hex();
+    add(&upper);
     for lower in lowers {
         add(&identity(*lower)?);
     }
@@ -152,7 +155,7 @@ pub(crate) fn key(
     add(&format!("{base:?}"));
     let Request { selection, include_mounts, xattrs, times, .. } = request;
     add(&format!("{selection:?} {include_mounts:?} {xattrs:?} {times:?}"));
-    Ok(hasher.finalize().to_hex()[..32].to_owned())
+    Ok(format!("{}-{}", &upper[..16], &hasher.finalize().to_hex()[..32]))
 }
 
 impl Chain {
@@ -163,9 +166,21 @@ impl Chain {
     pub(crate) fn find(store: &Store, key: String) -> io::Result<Chain> {
         let state = store.root().join("state");
         let boot_id = boot_id()?;
-        let mut chain =
-            Chain { state, key, boot_id, tiers: Vec::new(), knowledge: None, manifest: None, lost: None };
-        let Some(file) = fs::read(chain.path("json")).ok() else { return Ok(chain) };
+        let mut chain = Chain {
+            state,
+            key,
+            boot_id,
+            tiers: Vec::new(),
+            knowledge: None,
+            manifest: None,
+            lost: None,
+            has_siblings: false,
+        };
+        let Some(file) = fs::read(chain.path("json")).ok() else {
+            chain.lost = chain.path("known").exists().then_some(Lost::Gone);
+            chain.has_siblings = chain.lost.is_none() && chain.upper_has_chains();
+            return Ok(chain);
+        };
         let parsed = serde_json::from_slice::<ChainFile>(&file).ok().filter(|file| file.version == VERSION);
         let Some(file) = parsed else {
             chain.lost = Some(Lost::Gone);
@@ -185,6 +200,14 @@ impl Chain {
             None => chain.lost = Some(Lost::Gone),
         }
         Ok(chain)
+    }
+
+    /// Whether any chain of the same upper is written down.
+    fn upper_has_chains(&self) -> bool {
+        let upper = self.key.split_inclusive('-').next().unwrap_or_default();
+        let files = fs::read_dir(self.state.join("chains")).into_iter().flatten().flatten();
+        let mut names = files.map(|file| file.file_name().to_string_lossy().into_owned());
+        names.any(|name| name.starts_with(upper) && name.ends_with(".json"))
     }
 
     fn path(&self, extension: &str) -> PathBuf {

@@ -48,6 +48,8 @@ use crate::watch::{Touched, Watch};
 const READ_IN_PAUSE: u64 = 8 << 20;
 /// The same, in files.
 const FILES_IN_PAUSE: u64 = 1000;
+/// More names of linked files than this are not looked at one by one in the pause.
+const LINKED_NAMES: usize = 100_000;
 /// Larger uppers are watched, so that the pause need not look at every name again.
 const WATCHED_NAMES: u64 = 4000;
 
@@ -143,7 +145,7 @@ pub fn diff(
             (Kind::Opaque, _) | (_, Was::Parent) => return Ok(()),
             (Kind::Whiteout, _) => DiffKind::Deleted,
             (_, Was::Absent) => DiffKind::Added,
-            (_, Was::Present) => DiffKind::Changed,
+            (_, Was::Present | Was::Replaced) => DiffKind::Changed,
         };
         let size = match step.entry.kind {
             Kind::File { size } => Some(size),
@@ -241,6 +243,10 @@ impl<'a> Saving<'a> {
             walked = self.recognise(walked)?;
         }
         self.warnings.extend(self.chain.lost.map(|lost| lost.to_string()));
+        if self.chain.has_siblings {
+            let said = "this container was saved with other options before: everything is packed again";
+            self.warnings.push(said.to_owned());
+        }
         self.stay = match self.job.request.shape {
             Shape::Tiered if self.job.request.purge => self.chain.clean(),
             Shape::Tiered => self.chain.tiers.len(),
@@ -264,7 +270,12 @@ impl<'a> Saving<'a> {
         let mut reading = job.reading(phase, captures);
         let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &self.moved, &mut reading)?;
         let stay = match job.request.shape {
-            Shape::Tiered => self.stay.min(self.chain.stay(plan.totals().to_read, MAX_TIERS - 2)),
+            Shape::Tiered => {
+                let buries = |buried: &(u64, u64)| *buried != (0, 0);
+                let clean = decided.buried.iter().position(buries).filter(|_| job.request.purge);
+                let most = self.stay.min(clean.unwrap_or(usize::MAX));
+                most.min(self.chain.stay(plan.totals().to_read, MAX_TIERS - 2))
+            }
             Shape::Cumulative | Shape::Squash => 0,
         };
         if stay == self.stay {
@@ -373,11 +384,13 @@ impl<'a> Saving<'a> {
         let mut making = self.begin(&mut plan, &sealed)?;
         making.composer.run(&mut plan, &sealed, &mut reading, &mut |_| Ok(false))?;
         let deferred = std::mem::take(&mut reading.findings.deferred);
-        let learned = std::mem::replace(&mut reading.learned, crate::knowledge::Learned::new(&job.spill));
+        self.learn(&mut reading)?;
         drop(reading);
-        let mut learned = learned;
-        before.teach(&mut learned)?;
-        let knowledge = learned.write(job.spill.file()?)?;
+        // with what earlier saves knew: it need not be read in the pause either
+        if let Some(learned) = self.knowledge.last() {
+            before = before.with_knowledge(&mut learned.cursor()?, &job.spill)?;
+        }
+        let knowledge = before.knowledge(&job.spill)?;
 
         let mut captures = job.captures()?;
         for path in &deferred {
@@ -386,7 +399,9 @@ impl<'a> Saving<'a> {
                 captures.prepare(std::os::fd::AsFd::as_fd(&file), size);
             }
         }
+        let mut linked = None;
         if let Some(watch) = &mut watch {
+            linked = before.linked_names(LINKED_NAMES)?;
             // what is read now need not be read in the pause
             let _ = watch.collect();
         }
@@ -399,15 +414,15 @@ impl<'a> Saving<'a> {
             }
         };
         let touched = match &mut watch {
-            Some(watch) if pause.is_some() && !directories.is_empty() => watch.drain(),
+            Some(watch) if pause.is_some() && !directories.is_empty() && linked.is_some() => watch.drain(),
             _ => Touched::All,
         };
         let paused = pause.is_some();
         let (mut walked, merged) = match touched {
             Touched::Names(names) => {
                 let mut touched = touched_paths(&names, &directories, &deferred);
-                // an event names the path that was used; the other names of the inode tell nothing
-                touched.extend(before.linked_paths()?);
+                // an event tells the name that was used, not the others of the same file
+                touched.extend(linked.into_iter().flatten());
                 let (walked, replaced) =
                     job.look_again(&touched, &directories, &mut captures, Some(knowledge.cursor()?))?;
                 (walked, Some((touched, replaced)))
@@ -418,16 +433,13 @@ impl<'a> Saving<'a> {
             }
         };
         let held = pause.map(|pause| self.thaw(pause));
-        let mut informed = before.with_knowledge(&mut knowledge.cursor()?, &job.spill)?;
         if let Some((touched, replaced)) = merged {
-            let is_replaced = |path: &[u8]| {
-                touched.contains(path)
-                    || replaced.iter().any(|root| path == root || layer::entry::is_below(path, root))
-            };
-            walked = Walked::merge(&mut informed, &mut walked, &job.spill, &is_replaced)?;
+            let is_replaced =
+                |path: &[u8]| touched.contains(path) || ancestors(path).any(|above| replaced.contains(above));
+            let mut merged = Walked::merge(&mut before, &mut walked, &job.spill, &is_replaced)?;
+            walked = merged.with_links_of(&mut walked, &mut captures, &job.spill)?;
         }
-        self.with_grafts(&mut walked, &mut informed)?;
-        self.knowledge.push(knowledge);
+        self.with_grafts(&mut walked, &mut before)?;
         self.decided = first;
         self.finish_over(walked, (held == Some(true)).then_some(&captures), making, &plan, &sealed)
     }
@@ -518,14 +530,15 @@ impl<'a> Saving<'a> {
         tables.truncate(self.stay);
         tables.push(&table);
         let mut reading = job.reading(Phase::Final, captures);
-        let (mut plan, decided) = job.plan(&mut walked, &tables, tables.len(), &self.moved, &mut reading)?;
+        let (mut plan, mut decided) =
+            job.plan(&mut walked, &tables, tables.len(), &self.moved, &mut reading)?;
         let mut totals = first.totals();
         if Addition::allows(&table, &mut plan)? {
             let mut present = Addition::to(&table);
             making.composer.run(&mut plan, sealed, &mut reading, &mut |step| Ok(present.has(step)?))?;
             totals = sum(totals, plan.totals());
             self.end(making)?;
-        } else if self.job.request.shape == Shape::Tiered {
+        } else if self.job.request.shape == Shape::Tiered && !self.job.request.purge {
             // what changed meanwhile lies in a small layer over what was packed
             self.end(making)?;
             let mut sealed = sealed[..self.stay].to_vec();
@@ -535,12 +548,13 @@ impl<'a> Saving<'a> {
             totals = sum(totals, plan.totals());
             self.end(over)?;
         } else {
-            // one layer is wanted: what was packed is taken over
+            // one new layer is wanted, without what is gone: what was packed is taken over
             self.end(making)?;
             let first = self.layers.pop();
-            let sealed: Vec<Sealed> = first.iter().map(|layer| layer.sealed.clone()).collect();
-            let tables: Vec<&Table> = vec![&table];
-            (plan, _) = job.plan(&mut walked, &tables, 0, &self.moved, &mut reading)?;
+            let mut sealed = sealed[..self.stay].to_vec();
+            sealed.extend(first.iter().map(|layer| layer.sealed.clone()));
+            (plan, decided) = job.plan(&mut walked, &tables, self.stay, &self.moved, &mut reading)?;
+            self.decided = Decided::default();
             let mut whole = self.begin(&mut plan, &sealed)?;
             whole.composer.run(&mut plan, &sealed, &mut reading, &mut |_| Ok(false))?;
             totals = plan.totals();
@@ -640,6 +654,11 @@ fn sum(a: Totals, b: Totals) -> Totals {
         held: a.held + b.held,
         members: a.members + b.members,
     }
+}
+
+/// The directories above a path.
+fn ancestors(path: &[u8]) -> impl Iterator<Item = &[u8]> {
+    path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| &path[..at])
 }
 
 /// The paths behind what a watch reports, with their directories, whose times moved, and with what has to

@@ -15,7 +15,6 @@ use layer::scan::open_file;
 
 use crate::clean::{CleanRead, Ground, Verdict};
 use crate::error::SaveError;
-use crate::held::has_bytes;
 use crate::job::Job;
 use crate::knowledge::{FileStamp, Knowledge, Known, Learned};
 use crate::walk::Walked;
@@ -56,7 +55,9 @@ pub(crate) fn compare(
         drop((to_compare, found));
         let mut told = walked.tell()?;
         while let Some(seen) = told.next()? {
-            if seen.hash.is_none() && has_bytes(&seen.node) && matches!(seen.node.what, What::File { .. }) {
+            let has_bytes =
+                matches!(seen.node.what, What::File { metacopy: None }) && seen.node.stat.size > 0;
+            if seen.hash.is_none() && has_bytes {
                 let pair = Pair { path: seen.node.path, stat: seen.node.stat };
                 if pairs.send(pair).is_err() {
                     break;

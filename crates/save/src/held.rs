@@ -3,9 +3,10 @@
 use std::collections::HashMap;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
 
 use layer::entry::PathBytes;
-use layer::node::{Node, Stat, What};
+use layer::node::{Node, Stat};
 use linux::stamp::Stamp;
 
 use crate::capture::{Captured, Scratch};
@@ -17,7 +18,7 @@ use crate::error::SaveError;
 pub(crate) struct Captures {
     scratch: Scratch,
     ground: Ground,
-    files: HashMap<PathBytes, Capture>,
+    files: HashMap<PathBytes, Rc<Capture>>,
     pub(crate) bytes: u64,
 }
 
@@ -43,7 +44,11 @@ impl Captures {
     ) -> Result<(), SaveError> {
         let failed =
             |source: io::Error| SaveError::Capture { path: node.path.clone(), source: source.into() };
-        let expected = Stamp::of_name(dir, name).map_err(failed)?;
+        let expected = match Stamp::of_name(dir, name) {
+            Ok(stamp) => stamp,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(failed(error)),
+        };
         let file: OwnedFd = match open_regular(dir, name, &expected) {
             Ok(file) => file,
             Err(OpenError::Gone | OpenError::Replaced | OpenError::NotRegular) => return Ok(()),
@@ -57,7 +62,7 @@ impl Captures {
             |source: io::Error| SaveError::Capture { path: node.path.clone(), source: source.into() };
         let verdict = read.end(file.as_fd()).map_err(failed)?;
         self.bytes += bytes.len();
-        self.files.insert(node.path.clone(), Capture { bytes, verdict });
+        self.files.insert(node.path.clone(), Rc::new(Capture { bytes, verdict }));
         Ok(())
     }
 
@@ -68,7 +73,15 @@ impl Captures {
     }
 
     pub(crate) fn get(&self, path: &[u8]) -> Option<&Capture> {
-        self.files.get(path)
+        self.files.get(path).map(|capture| &**capture)
+    }
+
+    /// What was captured under one name counts for another of the same file.
+    pub(crate) fn share(&mut self, path: &[u8], other: &[u8]) {
+        if let Some(capture) = self.files.get(path) {
+            let capture = Rc::clone(capture);
+            self.files.insert(other.to_vec(), capture);
+        }
     }
 }
 
@@ -78,9 +91,4 @@ pub(crate) fn update(stat: &mut Stat, stamp: &Stamp) {
     stat.size = stamp.size;
     stat.mtime = time(stamp.mtime);
     stat.ctime = time(stamp.ctime);
-}
-
-/// Whether the bytes of a node are in the upper itself.
-pub(crate) fn has_bytes(node: &Node) -> bool {
-    matches!(node.what, What::File { metacopy: None }) && node.stat.size > 0
 }

@@ -288,7 +288,7 @@ fn reported(base: Option<&Image>, records: &[TierRecord], kept: usize) -> Vec<La
 }
 
 /// What the next save may know: of the files that are still there, what was known before and what was
-/// learned now. `None` when nothing was learned: what was written before still stands.
+/// learned now. `None` when nothing was learned and what was written before still stands.
 fn known(saving: &mut Saving<'_>) -> Result<Option<Scratch>, std::io::Error> {
     let other = |error: layer::record_file::RecordFileError| std::io::Error::other(error);
     let Some(mut walked) = saving.walked.take() else { return Ok(None) };
@@ -309,7 +309,8 @@ fn known(saving: &mut Saving<'_>) -> Result<Option<Scratch>, std::io::Error> {
             }
         }
     }
-    if !any {
+    // what another boot wrote must not be taken for this one's
+    if !any && saving.chain.knowledge.is_some() {
         return Ok(None);
     }
     let (path, file) = saving.chain.scratch("known")?;

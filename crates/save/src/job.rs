@@ -30,7 +30,7 @@ use crate::read::{Phase, Reading};
 use crate::request::{MountReport, Progress, Request};
 use crate::select::Selector;
 use crate::source::{self, Source, SourceKind, XattrNamespace};
-use crate::walk::{Collector, Directories, Trust, Walked};
+use crate::walk::{Collector, DirId, Directories, Trust, Walked};
 use crate::watch::Watch;
 
 /// Captured bytes that may stay in memory.
@@ -287,10 +287,11 @@ impl<'a> Job<'a> {
         directories: &Directories,
         captures: &mut Captures,
         cursor: Option<Cursor<'_>>,
-    ) -> Result<(Walked, Vec<PathBytes>), SaveError> {
+    ) -> Result<(Walked, HashSet<PathBytes>), SaveError> {
         let mut sorted: Vec<&PathBytes> = touched.iter().collect();
         sorted.sort_by(|a, b| layer::entry::path_order(a, b));
-        let mut replaced: Vec<PathBytes> = Vec::new();
+        let mut replaced: Option<&PathBytes> = None;
+        let mut all_replaced = HashSet::new();
         let select = |path: &[u8], is_dir: bool| self.selector.select_alone(path, is_dir);
         let scan = Scan { how: self.how, select: &select, grafts: &[], spill: &self.spill };
         let walked = Walked::new(&self.spill);
@@ -303,15 +304,17 @@ impl<'a> Job<'a> {
             cancel: self.cancel,
         };
         for path in sorted {
-            if replaced.last().is_some_and(|root| path == root || is_below(path, root)) {
+            if replaced.is_some_and(|root| path == root || is_below(path, root)) {
                 continue;
             }
-            let known_inode = directories.get(path).map(|&(_, inode)| inode);
-            if scan.walk_one(self.upper(), path, known_inode, &mut collector)? {
-                replaced.push(path.clone());
+            let known = directories.get(path).map(|&(_, known)| known);
+            let is_known = |dir: BorrowedFd<'_>| known.is_some() && DirId::of(dir).ok() == known;
+            if scan.walk_one(self.upper(), path, &is_known, &mut collector)? {
+                all_replaced.insert(path.clone());
+                replaced = Some(path);
             }
         }
-        Ok((collector.walked, replaced))
+        Ok((collector.walked, all_replaced))
     }
 
     /// Where files are kept that are captured in the pause.

@@ -419,10 +419,11 @@ impl Bytes for Reading<'_> {
             self.findings.deferred.push(path.clone());
             return Ok(None);
         };
+        let same = same && at == lower.node.stat.size;
         if let Some(clean) = clean.filter(|_| same) {
             self.learn(path, &clean, hash, true).map_err(|error| failed(path, error))?;
         }
-        Ok(Some(same && at == lower.node.stat.size))
+        Ok(Some(same))
     }
 
     fn hash_lower(&mut self, lower: &LowerNode) -> Result<ContentHash, NodeError> {

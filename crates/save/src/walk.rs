@@ -14,6 +14,7 @@ use layer::node::{Node, What};
 use layer::scan::Visit;
 use layer::spool::{SpillDir, Spool, SpoolReader};
 use layer::wire::{Malformed, Take};
+use linux::stamp::{Stamp, Timestamp};
 
 use crate::error::SaveError;
 use crate::held::Captures;
@@ -86,29 +87,6 @@ impl Walked {
         Ok((Told(self.linked.reader()?), Told(self.seen.reader()?)))
     }
 
-    /// The names that may share an inode.
-    pub(crate) fn linked_paths(&mut self) -> std::io::Result<Vec<PathBytes>> {
-        let mut told = Told(self.linked.reader()?);
-        let mut paths = Vec::new();
-        while let Some(seen) = told.next()? {
-            paths.push(seen.node.path);
-        }
-        Ok(paths)
-    }
-
-    /// Passes on what is known of the files of this walk, for the walk in the pause. Whether it counts in
-    /// later saves is told where it was learned.
-    pub(crate) fn teach(&mut self, learned: &mut Learned) -> std::io::Result<()> {
-        let mut all = self.tell()?;
-        while let Some(Seen { node, hash, is_base, .. }) = all.next()? {
-            if let Some(hash) = hash {
-                let stamp = FileStamp::from(&node.stat);
-                learned.push(&Known { path: node.path, stamp, hash, is_base, is_settled: false })?;
-            }
-        }
-        Ok(())
-    }
-
     /// Both walks as one: where `is_replaced` says so only the later one counts, elsewhere the earlier one,
     /// and the later one for names that the earlier lacks.
     pub(crate) fn merge(
@@ -134,6 +112,46 @@ impl Walked {
                 merged.push(&seen)?;
             }
         }
+    }
+
+    /// The names that may share an inode; `None` when there are more than `most`.
+    pub(crate) fn linked_names(&mut self, most: usize) -> std::io::Result<Option<Vec<PathBytes>>> {
+        let mut names = Vec::new();
+        let mut linked = Told(self.linked.reader()?);
+        while let Some(seen) = linked.next()? {
+            if names.len() == most {
+                return Ok(None);
+            }
+            names.push(seen.node.path);
+        }
+        Ok(Some(names))
+    }
+
+    /// Brings names that were not looked at again to the state of those in `later` that share their inode:
+    /// a file may have got a second name since, and was changed through that.
+    pub(crate) fn with_links_of(
+        &mut self,
+        later: &mut Walked,
+        captures: &mut Captures,
+        spill: &SpillDir,
+    ) -> std::io::Result<Walked> {
+        let mut links = HashMap::new();
+        let mut linked = Told(later.linked.reader()?);
+        while let Some(seen) = linked.next()? {
+            links.insert((seen.node.stat.dev, seen.node.stat.ino), seen);
+        }
+        let mut merged = Walked::new(spill);
+        let mut all = self.tell()?;
+        while let Some(mut seen) = all.next()? {
+            let link = links.get(&(seen.node.stat.dev, seen.node.stat.ino));
+            if let Some(link) = link.filter(|link| !seen.node.is_dir() && link.node.stat != seen.node.stat) {
+                captures.share(&link.node.path, &seen.node.path);
+                let path = std::mem::take(&mut seen.node.path);
+                seen = Seen { node: Node { path, ..link.node.clone() }, is_base: false, ..link.clone() };
+            }
+            merged.push(&seen)?;
+        }
+        Ok(merged)
     }
 
     /// Only the names that `keep` tells.
@@ -186,6 +204,19 @@ impl Walked {
             informed.push(&seen)?;
         }
         Ok(informed)
+    }
+
+    /// What is known of its files, for the rest of this save.
+    pub(crate) fn knowledge(&mut self, spill: &SpillDir) -> Result<Knowledge, SaveError> {
+        let mut learned = Learned::new(spill);
+        let mut all = self.tell()?;
+        while let Some(seen) = all.next()? {
+            let (stamp, is_base) = (FileStamp::from(&seen.node.stat), seen.is_base);
+            if let Some(hash) = seen.hash {
+                learned.push(&Known { path: seen.node.path, stamp, hash, is_base, is_settled: false })?;
+            }
+        }
+        Ok(learned.write(spill.file()?)?)
     }
 
     /// The same walk with what has been learned since.
@@ -249,8 +280,23 @@ pub(crate) type Elsewhere = HashMap<(u64, u64), Known>;
 /// Of more renamed files than this, the rest is packed as new.
 const MOVED_FILES: usize = 200_000;
 
-/// Directories of a walk by path: the number under which a watch knows them, and their inode.
-pub(crate) type Directories = HashMap<PathBytes, (u32, u64)>;
+/// Directories of a walk by path: the number under which a watch knows them, and which they are.
+pub(crate) type Directories = HashMap<PathBytes, (u32, DirId)>;
+
+/// What tells a directory from another that got its inode number later.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DirId {
+    ino: u64,
+    generation: Option<u32>,
+    btime: Option<Timestamp>,
+}
+
+impl DirId {
+    pub(crate) fn of(dir: BorrowedFd<'_>) -> std::io::Result<DirId> {
+        let Stamp { ino, generation, btime, .. } = Stamp::of_file(dir)?;
+        Ok(DirId { ino, generation, btime })
+    }
+}
 
 /// Writes a walk down.
 pub(crate) struct Collector<'a> {
@@ -274,11 +320,11 @@ impl Visit for Collector<'_> {
     fn directory(&mut self, path: &[u8], dir: BorrowedFd<'_>) -> Result<(), SaveError> {
         if let Some((watch, directories)) = &mut self.watch {
             let id = u32::try_from(directories.len()).unwrap_or(u32::MAX);
-            let inode = rustix::fs::fstat(dir).map_err(std::io::Error::from)?.st_ino;
+            let known = DirId::of(dir)?;
             if directories.len() >= WATCHED_DIRECTORIES || watch.register_dir(dir, id).is_err() {
                 self.watch = None;
             } else {
-                directories.insert(path.to_vec(), (id, inode));
+                directories.insert(path.to_vec(), (id, known));
             }
         }
         Ok(())

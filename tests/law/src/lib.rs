@@ -3,14 +3,18 @@
 //! The law: for every base and everything done through a real overlay mount, the base image and the own
 //! layers, unpacked one over the other, are what the mount shows.
 
+mod buried;
+pub mod ops;
+
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use harness::{OverlayMount, OverlayOptions, Scratch, Tolerance, Tree};
 use layer::codec::read::LayerDigests;
 use layer::judge::TimePolicy;
-use layer::unpack::{self, unpack};
+use layer::unpack::{self, Form, Namespace, unpack};
 use layer::xattr::XattrPolicy;
 use registry::media::Format;
 use registry::{Reference, Store};
@@ -141,18 +145,80 @@ impl World {
         Ok(save::commit(&self.store, request, &self.run, &Silent, &AtomicBool::new(false))?)
     }
 
-    /// Unpacks an image of the store into a fresh directory.
-    pub fn unpack(&self, name: &str) -> Result<PathBuf> {
+    /// The layers of an image, bottom first, ready to be unpacked.
+    pub fn layers(&self, name: &str) -> Result<Vec<(File, Option<LayerDigests>)>> {
         let image = self.store.resolve(name)?;
-        self.count.set(self.count.get() + 1);
-        let target = self.scratch.join(format!("out{}", self.count.get()));
-        let layers =
-            image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids).map(|(layer, diff_id)| {
+        let layers = image.manifest.layers.iter().zip(&image.config.rootfs.diff_ids);
+        layers
+            .map(|(layer, diff_id)| {
                 let digests = LayerDigests { digest: *layer.digest.as_bytes(), diff_id: *diff_id.as_bytes() };
                 Ok((self.store.blob(&layer.digest)?, Some(digests)))
-            });
-        unpack(&target, layers.collect::<Result<Vec<_>>>()?, unpack::Options::default())?;
+            })
+            .collect()
+    }
+
+    /// Unpacks layers into a fresh directory.
+    pub fn unpack_layers(&self, layers: Vec<(File, Option<LayerDigests>)>, form: Form) -> Result<PathBuf> {
+        self.count.set(self.count.get() + 1);
+        let target = self.scratch.join(format!("out{}", self.count.get()));
+        unpack(&target, layers, unpack::Options { form, ..unpack::Options::default() })?;
         Ok(target)
+    }
+
+    /// Unpacks an image of the store into a fresh directory.
+    pub fn unpack(&self, name: &str) -> Result<PathBuf> {
+        self.unpack_layers(self.layers(name)?, Form::Plain)
+    }
+
+    /// The base, unpacked; it stays until the next lower.
+    pub fn base(&self) -> Result<PathBuf> {
+        let at = self.scratch.join(format!("base{}", self.lowers.len()));
+        if !at.exists() {
+            std::fs::rename(self.unpack("base")?, &at)?;
+        }
+        Ok(at)
+    }
+
+    fn has(&self, option: &str) -> bool {
+        self.options.iter().any(|(key, _)| key == option)
+    }
+
+    /// Whether own layers, unpacked into the upper of an overlay over the unpacked base, show the same.
+    pub fn check_as_upper(&self, name: &str) -> Result<()> {
+        let mut layers = self.layers(name)?;
+        let own = layers.split_off(self.layers("base")?.len());
+        let user = self.has("userxattr");
+        let namespace = if user { Namespace::User } else { Namespace::Trusted };
+        let upper = self.unpack_layers(own, Form::Upper(namespace))?;
+        let (work, target) = (upper.with_extension("work"), upper.with_extension("merged"));
+        std::fs::create_dir(&work)?;
+        std::fs::create_dir(&target)?;
+        let mut options =
+            OverlayOptions::new().lower(self.base()?).upper(&upper, &work).option("index", "off");
+        if user {
+            options = options.flag("userxattr");
+        }
+        let mount = options.mount(&target)?;
+        let (shown, found) = (Tree::read(self.root())?, Tree::read(&target)?);
+        drop(mount);
+        shown.must_equal(&found, &tolerance()).context("own layers as an upper over the base")?;
+        for dir in [upper, work, target] {
+            std::fs::remove_dir_all(dir)?;
+        }
+        Ok(())
+    }
+
+    /// Saves without a base, and checks that the layers of that image, over those of the base, are what the
+    /// mount shows.
+    pub fn save_without_base(&self) -> Result<()> {
+        let request = request(Spec::Overlay(self.root().to_owned()), "layers-only");
+        let report = self.commit(&request)?;
+        let mut layers = self.layers("base")?;
+        layers.extend(self.layers("layers-only")?);
+        let out = self.unpack_layers(layers, Form::Plain)?;
+        let result = Tree::read(self.root())?.must_equal(&Tree::read(&out)?, &tolerance());
+        std::fs::remove_dir_all(out)?;
+        result.with_context(|| format!("saved without a base: {report:#?}"))
     }
 
     /// Whether the image, unpacked, is what the mount shows.
@@ -168,6 +234,9 @@ impl World {
     pub fn save(&self, request: &Request) -> Result<Report> {
         let report = self.commit(request)?;
         self.check("saved").with_context(|| format!("{report:#?}"))?;
+        let own = self.layers("saved")?.split_off(self.layers("base")?.len());
+        let buried = buried::count(own.into_iter().map(|(file, _)| file))?;
+        ensure!(report.buried == buried, "buried are {buried:?}, told in {report:#?}");
         Ok(report)
     }
 }
