@@ -4,19 +4,10 @@
 //! (commit-semantics 4.7). An id outside of the map is an error: guessing would hand a file to a
 //! stranger.
 
-/// One run of ids: `size` ids from `host` on are `image` and following in the image.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct IdRange {
-    /// First id as the image means it.
-    pub image: u32,
-    /// First id as it stands on disk.
-    pub host: u32,
-    /// How many.
-    pub size: u32,
-}
+pub use linux::process::IdRange;
 
 /// The map for users and the one for groups. Empty: ids on disk are the image's.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Hash)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct IdMap {
     /// Users.
     pub uids: Vec<IdRange>,
@@ -49,7 +40,7 @@ fn to_image(ranges: &[IdRange], host: u32) -> Option<u32> {
         return Some(host);
     }
     let range = ranges.iter().find(|range| host >= range.host && host - range.host < range.size)?;
-    range.image.checked_add(host - range.host)
+    range.container.checked_add(host - range.host)
 }
 
 #[cfg(test)]
@@ -60,8 +51,8 @@ mod tests {
     fn ids_are_unmapped_or_refused() {
         let map = IdMap {
             uids: vec![
-                IdRange { image: 0, host: 100_000, size: 1000 },
-                IdRange { image: 5000, host: 7, size: 1 },
+                IdRange { container: 0, host: 100_000, size: 1000 },
+                IdRange { container: 5000, host: 7, size: 1 },
             ],
             gids: vec![],
         };
@@ -70,7 +61,7 @@ mod tests {
         assert_eq!(map.uid(7), Some(5000));
         assert_eq!(map.uid(0), None);
         assert_eq!(map.gid(4_000_000_000), Some(4_000_000_000));
-        let overflow = IdMap { uids: vec![IdRange { image: u32::MAX, host: 0, size: 10 }], gids: vec![] };
+        let overflow = IdMap { uids: vec![IdRange { container: u32::MAX, host: 0, size: 10 }], gids: vec![] };
         assert_eq!(overflow.uid(1), None);
     }
 }

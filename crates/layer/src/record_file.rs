@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Seek, Write};
 
+use crate::spool::FileAt;
 use crate::wire::Malformed;
 
 /// Why a file of records cannot be used.
@@ -137,20 +138,6 @@ impl RecordFile {
     pub fn records(&self) -> RawRecords<'_> {
         let reader = BufReader::with_capacity(1 << 16, FileAt { file: &self.file, at: 12 });
         RawRecords { reader, buffer: Vec::new(), ended: false }
-    }
-}
-
-#[derive(Debug)]
-struct FileAt<'a> {
-    file: &'a File,
-    at: u64,
-}
-
-impl Read for FileAt<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.at)?;
-        self.at += read as u64;
-        Ok(read)
     }
 }
 

@@ -122,9 +122,9 @@ impl Spool {
 
 /// Reads a file from a position of its own, so that several readers do not disturb each other.
 #[derive(Debug)]
-struct FileAt<'a> {
-    file: &'a File,
-    at: u64,
+pub(crate) struct FileAt<'a> {
+    pub(crate) file: &'a File,
+    pub(crate) at: u64,
 }
 
 impl Read for FileAt<'_> {

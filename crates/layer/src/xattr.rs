@@ -138,7 +138,7 @@ mod tests {
 
     #[test]
     fn acl_ids_are_unmapped() {
-        let range = IdRange { image: 0, host: 100_000, size: 100 };
+        let range = IdRange { container: 0, host: 100_000, size: 100 };
         let ids = IdMap { uids: vec![range], gids: vec![range] };
         let mut acl = vec![2, 0, 0, 0];
         for (tag, id) in [(1u16, u32::MAX), (2, 100_005), (8, 100_006), (0x20, u32::MAX)] {

@@ -10,7 +10,7 @@ use std::path::Path;
 use std::sync::atomic::AtomicBool;
 
 use layer::entry::{PathBytes, is_below};
-use layer::ids::{IdMap, IdRange};
+use layer::ids::IdMap;
 use layer::judge::{Decisions, Sides, judge};
 use layer::lowers::Lowers;
 use layer::node::{How, Node, Semantics};
@@ -94,16 +94,6 @@ impl Decisions for Deciding<'_> {
     fn is_base(&mut self, _path: &[u8]) {}
 }
 
-fn id_map(map: &source::IdMap) -> IdMap {
-    let ranges = |ranges: &[linux::process::IdRange]| {
-        ranges
-            .iter()
-            .map(|range| IdRange { image: range.container, host: range.host, size: range.size })
-            .collect()
-    };
-    IdMap { uids: ranges(map.uids()), gids: ranges(map.gids()) }
-}
-
 impl<'a> Job<'a> {
     pub(crate) fn new(
         store: &'a Store,
@@ -126,7 +116,7 @@ impl<'a> Job<'a> {
                     |dirs: &[source::Dir]| dirs.iter().map(|dir| clone(&dir.fd)).collect::<Result<_, _>>();
                 let lower_how = How { is_upper: false, ..how };
                 let lowers = Lowers::new(dirs(&overlay.lowers)?, dirs(&overlay.data_lowers)?, lower_how);
-                (lowers, id_map(&overlay.ids), id_map(&overlay.lower_ids), how)
+                (lowers, overlay.ids.clone(), overlay.lower_ids.clone(), how)
             }
             SourceKind::Trees { against, .. } => {
                 warnings.push("two trees are compared file by file: this is the slow path".to_owned());

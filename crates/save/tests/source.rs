@@ -730,9 +730,9 @@ fn shifted_layers_of_a_user_namespace() {
         let process = in_user_namespace(&bench.merged);
         let source = find_pid(process.pid()).unwrap();
         let found = overlay(&source);
-        assert_eq!(found.ids.uid_to_image(100_007), Some(7));
-        assert_eq!(found.ids.uid_to_image(7), None);
-        assert_eq!(found.lower_ids.gid_to_image(100_000), Some(0));
+        assert_eq!(found.ids.uid(100_007), Some(7));
+        assert_eq!(found.ids.uid(7), None);
+        assert_eq!(found.lower_ids.gid(100_000), Some(0));
         assert_eq!(std::fs::metadata(&found.upper.path).unwrap().uid(), 100_000);
         assert!(!source.warnings.contains(&Warning::IdsUnproven));
     });
@@ -802,12 +802,12 @@ fn idmapped_lowers() {
         let process = in_user_namespace(&bench.merged);
         let source = find_pid(process.pid()).unwrap();
         let found = overlay(&source);
-        assert_eq!(found.ids.uid_to_image(100_007), Some(7));
-        assert_eq!(found.ids.uid_to_image(7), None);
+        assert_eq!(found.ids.uid(100_007), Some(7));
+        assert_eq!(found.ids.uid(7), None);
         // Read through the directory that was opened, a file of the lower has the owner in the image.
         let issue =
             rustix::fs::statat(&found.lowers[0].fd, "etc/issue", rustix::fs::AtFlags::empty()).unwrap();
-        assert_eq!(found.lower_ids.uid_to_image(issue.st_uid), Some(0));
+        assert_eq!(found.lower_ids.uid(issue.st_uid), Some(0));
         assert!(!source.warnings.contains(&Warning::IdsUnproven));
 
         // What the user says goes before what is seen.
@@ -819,7 +819,7 @@ fn idmapped_lowers() {
             ..FindOptions::default()
         };
         let source = find(&Spec::Pid(process.pid()), &options).unwrap();
-        assert_eq!(overlay(&source).ids.uid_to_image(100_001), Some(6));
+        assert_eq!(overlay(&source).ids.uid(100_001), Some(6));
         assert!(overlay(&source).lower_ids.is_identity());
     });
 }

@@ -4,73 +4,19 @@
 //! image must say is `c`. Whether the disk has `h` or `c` depends on how the layers were mounted, and
 //! upper and lowers may differ: see [`detect`] for what counts as proof.
 
+use layer::ids::IdMap;
 use linux::process::IdRange;
 
 use super::error::SourceError;
 use super::proof::Sample;
 
-/// A map from ids on disk to ids of an image; without ranges, the identity.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct IdMap {
-    uids: Vec<IdRange>,
-    gids: Vec<IdRange>,
-}
-
-impl IdMap {
-    /// Every id means itself.
-    #[must_use]
-    pub fn identity() -> Self {
-        Self::default()
-    }
-
-    /// The map that undoes these ranges. A kind of id without ranges, or whose ranges map every id to
-    /// itself, is the identity.
-    ///
-    /// # Errors
-    /// [`SourceError::IdRange`] for ranges that overlap or leave the range of ids.
-    pub fn new(uids: &[IdRange], gids: &[IdRange]) -> Result<Self, SourceError> {
-        Ok(Self { uids: checked(uids)?, gids: checked(gids)? })
-    }
-
-    /// Whether every id means itself.
-    #[must_use]
-    pub fn is_identity(&self) -> bool {
-        self.uids.is_empty() && self.gids.is_empty()
-    }
-
-    /// The ranges of user ids; none for the identity.
-    #[must_use]
-    pub fn uids(&self) -> &[IdRange] {
-        &self.uids
-    }
-
-    /// The ranges of group ids; none for the identity.
-    #[must_use]
-    pub fn gids(&self) -> &[IdRange] {
-        &self.gids
-    }
-
-    /// The user id that the image says for this one on disk; `None` when the container has no such id.
-    #[must_use]
-    pub fn uid_to_image(&self, host: u32) -> Option<u32> {
-        to_image(&self.uids, host)
-    }
-
-    /// The group id that the image says for this one on disk; `None` when the container has no such id.
-    #[must_use]
-    pub fn gid_to_image(&self, host: u32) -> Option<u32> {
-        to_image(&self.gids, host)
-    }
-}
-
-fn to_image(ranges: &[IdRange], host: u32) -> Option<u32> {
-    if ranges.is_empty() {
-        return Some(host);
-    }
-    ranges.iter().find_map(|range| {
-        let offset = host.checked_sub(range.host)?;
-        (offset < range.size).then(|| range.container.checked_add(offset))?
-    })
+/// The map that undoes these ranges. A kind of id without ranges, or whose ranges map every id to itself, is
+/// the identity.
+///
+/// # Errors
+/// [`SourceError::IdRange`] for ranges that overlap or leave the range of ids.
+pub(super) fn undo(uids: &[IdRange], gids: &[IdRange]) -> Result<IdMap, SourceError> {
+    Ok(IdMap { uids: checked(uids)?, gids: checked(gids)? })
 }
 
 fn checked(ranges: &[IdRange]) -> Result<Vec<IdRange>, SourceError> {
@@ -123,8 +69,8 @@ pub(super) fn detect(map: &IdMap, upper: Owners, lowers: &[Sample]) -> Result<Ma
         if map.is_identity() || !lowers.iter().all(|sample| sample.owners.explained_by(map)) {
             return Err(());
         }
-        let ids = if upper.same() { map.clone() } else { IdMap::identity() };
-        return Ok(Maps { upper: ids, lower: IdMap::identity(), unproven: false });
+        let ids = if upper.same() { map.clone() } else { IdMap::default() };
+        return Ok(Maps { upper: ids, lower: IdMap::default(), unproven: false });
     }
     if map.is_identity() {
         return if upper.same() { Ok(Maps::default()) } else { Err(()) };
@@ -133,12 +79,9 @@ pub(super) fn detect(map: &IdMap, upper: Owners, lowers: &[Sample]) -> Result<Ma
         // The upper alone is idmapped, and the lowers show no owner that could tell.
         return if upper.explained_by(map) { Ok(Maps::default()) } else { Err(()) };
     }
-    let inside = |owners: &Owners| {
-        map.uid_to_image(owners.disk.0).is_some() && map.gid_to_image(owners.disk.1).is_some()
-    };
+    let inside = |owners: &Owners| map.uid(owners.disk.0).is_some() && map.gid(owners.disk.1).is_some();
     let shifted = |owners: &Owners| {
-        map.uid_to_image(owners.disk.0) != Some(owners.disk.0)
-            || map.gid_to_image(owners.disk.1) != Some(owners.disk.1)
+        map.uid(owners.disk.0) != Some(owners.disk.0) || map.gid(owners.disk.1) != Some(owners.disk.1)
     };
     let proven = !lowers.is_empty()
         && lowers.iter().all(|sample| inside(&sample.owners))
@@ -165,8 +108,8 @@ impl Owners {
     fn explained_by(&self, map: &IdMap) -> bool {
         // An id that the map does not reach is shown as the overflow id.
         let one = |shown: u32, image: Option<u32>, disk: u32| image == Some(disk) || shown == OVERFLOW_ID;
-        one(self.live.0, map.uid_to_image(self.live.0), self.disk.0)
-            && one(self.live.1, map.gid_to_image(self.live.1), self.disk.1)
+        one(self.live.0, map.uid(self.live.0), self.disk.0)
+            && one(self.live.1, map.gid(self.live.1), self.disk.1)
     }
 }
 
@@ -180,7 +123,7 @@ mod tests {
     const MAP: IdRange = IdRange { container: 0, host: 100_000, size: 65_536 };
 
     fn map() -> IdMap {
-        IdMap::new(&[MAP], &[MAP]).unwrap()
+        undo(&[MAP], &[MAP]).unwrap()
     }
 
     fn owners(disk: u32, live: u32) -> Owners {
@@ -193,18 +136,18 @@ mod tests {
 
     #[test]
     fn ids_outside_the_map_do_not_exist() {
-        assert_eq!(map().uid_to_image(100_000), Some(0));
-        assert_eq!(map().gid_to_image(165_535), Some(65_535));
-        assert_eq!(map().uid_to_image(165_536), None);
-        assert_eq!(map().uid_to_image(0), None);
-        assert_eq!(IdMap::identity().uid_to_image(7), Some(7));
+        assert_eq!(map().uid(100_000), Some(0));
+        assert_eq!(map().gid(165_535), Some(65_535));
+        assert_eq!(map().uid(165_536), None);
+        assert_eq!(map().uid(0), None);
+        assert_eq!(IdMap::default().uid(7), Some(7));
     }
 
     #[test]
     fn the_whole_map_is_the_identity() {
         let whole = IdRange { container: 0, host: 0, size: u32::MAX };
-        assert!(IdMap::new(&[whole], &[whole]).unwrap().is_identity());
-        assert!(!IdMap::new(&[IdRange { size: 1000, ..whole }], &[]).unwrap().is_identity());
+        assert!(undo(&[whole], &[whole]).unwrap().is_identity());
+        assert!(!undo(&[IdRange { size: 1000, ..whole }], &[]).unwrap().is_identity());
     }
 
     #[test]
@@ -216,18 +159,18 @@ mod tests {
             vec![MAP, IdRange { container: 70_000, ..MAP }],
             vec![MAP, IdRange { host: 500_000, ..MAP }],
         ] {
-            assert!(matches!(IdMap::new(&ranges, &[]), Err(SourceError::IdRange { .. })), "{ranges:?}");
+            assert!(matches!(undo(&ranges, &[]), Err(SourceError::IdRange { .. })), "{ranges:?}");
         }
     }
 
     #[test]
     fn idmapped_lowers_leave_the_upper_shifted() {
         let maps = detect(&map(), owners(100_000, 100_000), &[sample(0, 100_000)]).unwrap();
-        assert_eq!(maps, Maps { upper: map(), lower: IdMap::identity(), unproven: false });
+        assert_eq!(maps, Maps { upper: map(), lower: IdMap::default(), unproven: false });
         let maps = detect(&map(), owners(0, 100_000), &[sample(0, 100_000)]).unwrap();
         assert_eq!(maps, Maps::default());
         assert!(detect(&map(), owners(0, 0), &[sample(0, 7)]).is_err());
-        assert!(detect(&IdMap::identity(), owners(0, 0), &[sample(0, 100_000)]).is_err());
+        assert!(detect(&IdMap::default(), owners(0, 0), &[sample(0, 100_000)]).is_err());
     }
 
     #[test]
@@ -243,6 +186,6 @@ mod tests {
             detect(&map(), owners(0, 0), &[sample(0, 0), sample(100_000, 100_000)]).unwrap(),
             Maps { unproven: true, ..Maps::default() }
         );
-        assert_eq!(detect(&IdMap::identity(), owners(5, 5), &[sample(0, 0)]).unwrap(), Maps::default());
+        assert_eq!(detect(&IdMap::default(), owners(5, 5), &[sample(0, 0)]).unwrap(), Maps::default());
     }
 }

@@ -41,13 +41,13 @@ mod proof;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
+use layer::ids::IdMap;
 use linux::mountinfo::{self, Mount};
 use linux::process::{Cgroups, IdRange, NamespaceId};
 use rustix::fs::{Mode, OFlags, open};
 
 pub use dir::Dir;
 pub use error::{ErrorKind, Role, SourceError};
-pub use ids::IdMap;
 pub use options::{
     Effective, ModuleDefaults, OverlayOptions, Redirect, Verity, XattrNamespace, Xino, parse_overlay_options,
     unescape_path,
@@ -102,8 +102,8 @@ impl FindOptions {
         if self.uidmap.is_empty() && self.gidmap.is_empty() {
             return Ok(None);
         }
-        let upper = IdMap::new(&self.uidmap, &self.gidmap)?;
-        let lower = if self.lower_unmapped { IdMap::identity() } else { upper.clone() };
+        let upper = ids::undo(&self.uidmap, &self.gidmap)?;
+        let lower = if self.lower_unmapped { IdMap::default() } else { upper.clone() };
         Ok(Some(Maps { upper, lower, unproven: false }))
     }
 }
@@ -286,7 +286,7 @@ fn find_process(pid: i32, options: &FindOptions) -> Result<Source, SourceError> 
         cgroups: handle.cgroups()?,
         handle,
     };
-    let container_ids = IdMap::new(&process.uid_map, &process.gid_map)?;
+    let container_ids = ids::undo(&process.uid_map, &process.gid_map)?;
     let mounts = own_mounts()?;
     let ours = trusted(&mounts, their_root, &shown)?;
     let live = overlay::readable(root.as_fd(), &shown)?;
@@ -327,7 +327,7 @@ fn find_mount(point: &Path, options: &FindOptions) -> Result<Source, SourceError
     }
     let live = overlay::readable(root.as_fd(), point)?;
     let mut warnings = Vec::new();
-    let identity = IdMap::identity();
+    let identity = IdMap::default();
     let overlay =
         overlay::from_mount(mount, &mounts, live.as_fd(), point, &identity, options, &mut warnings)?;
     Ok(Source {

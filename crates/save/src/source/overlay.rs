@@ -7,12 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 
+use layer::ids::IdMap;
 use linux::mountinfo::{Device, Mount};
 use rustix::fs::OFlags;
 
 use super::dir::{Dir, apart, names, open_beneath, read_error};
 use super::error::{Role, SourceError};
-use super::ids::{IdMap, Maps, detect};
+use super::ids::{Maps, detect};
 use super::options::{
     Effective, ModuleDefaults, OverlayOptions, Redirect, Verity, XattrNamespace, Xino, parse_overlay_options,
     unescape_path,
