@@ -51,8 +51,8 @@ pub(crate) struct TierRecord {
     pub(crate) diff_id: Digest,
     pub(crate) size: u64,
     pub(crate) media_type: String,
-    /// Files in it that were deleted or replaced since, and their bytes.
-    pub(crate) buried: (u64, u64),
+    /// What it deletes or replaces in the own layers below it, by layer: files and their bytes.
+    pub(crate) buries: Vec<(u64, u64)>,
     /// How many saves it holds.
     pub(crate) saves: u64,
     pub(crate) created: String,
@@ -71,6 +71,18 @@ impl TierRecord {
             comment: self.comment.clone(),
         }
     }
+}
+
+/// What the layers above have deleted or replaced in each of these layers, bottom first.
+pub(crate) fn buried<'a>(buries: impl IntoIterator<Item = &'a [(u64, u64)]>) -> Vec<(u64, u64)> {
+    let mut buried: Vec<(u64, u64)> = Vec::new();
+    for one in buries {
+        buried.resize(buried.len().max(one.len()), (0, 0));
+        for (sum, (files, bytes)) in buried.iter_mut().zip(one) {
+            *sum = (sum.0 + files, sum.1 + bytes);
+        }
+    }
+    buried
 }
 
 /// One layer, ready to be compared with and taken from.
@@ -238,7 +250,8 @@ impl Chain {
 
     /// How many layers have nothing in them that was deleted or replaced, from the bottom.
     pub(crate) fn clean(&self) -> usize {
-        self.tiers.iter().take_while(|tier| tier.record.buried == (0, 0)).count()
+        let buried = buried(self.tiers.iter().map(|tier| &tier.record.buries[..]));
+        buried.iter().position(|buried| *buried != (0, 0)).unwrap_or(self.tiers.len())
     }
 
     /// Gives the layers up: the next plan has all bytes from the upper.
@@ -389,7 +402,7 @@ mod tests {
         let golden = include_str!("../tests/golden/chain-v1.json");
         let chain: ChainFile = serde_json::from_str(golden).unwrap();
         assert_eq!((chain.version, chain.tiers.len()), (VERSION, 1));
-        assert_eq!((chain.tiers[0].buried, chain.tiers[0].saves), ((3, 4096), 2));
+        assert_eq!((chain.tiers[0].buries.clone(), chain.tiers[0].saves), (vec![(3, 4096)], 2));
         assert_eq!(serde_json::to_string(&chain).unwrap(), golden.trim_end());
     }
 

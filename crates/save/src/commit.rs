@@ -31,7 +31,7 @@ use layer::plan::{LeftOut, Plan, Totals};
 use layer::table::{ContentHash, Table};
 use registry::{Ingest, Store};
 
-use crate::chain::{Chain, Lost, MAX_TIERS};
+use crate::chain::{self, Chain, Lost, MAX_TIERS};
 use crate::compare::compare;
 use crate::error::SaveError;
 use crate::held::Captures;
@@ -440,8 +440,8 @@ impl<'a> Saving<'a> {
             walked = merged.with_links_of(&mut walked, &mut captures, &job.spill)?;
         }
         self.with_grafts(&mut walked, &mut before)?;
-        self.decided = first;
-        self.finish_over(walked, (held == Some(true)).then_some(&captures), making, &plan, &sealed)
+        let first = (plan.totals(), first.buried);
+        self.finish_over(walked, (held == Some(true)).then_some(&captures), making, first, &sealed)
     }
 
     fn watch(&self, walked: &Walked) -> Option<Watch> {
@@ -502,7 +502,7 @@ impl<'a> Saving<'a> {
             let sealed = self.sealed();
             let mut making = self.begin(&mut plan, &sealed)?;
             making.composer.run(&mut plan, &sealed, &mut reading, &mut |_| Ok(false))?;
-            self.end(making)?;
+            self.end(making, decided.buried.clone())?;
         }
         self.learn(&mut reading)?;
         let findings = std::mem::take(&mut reading.findings);
@@ -519,7 +519,7 @@ impl<'a> Saving<'a> {
         mut walked: Walked,
         captures: Option<&Captures>,
         mut making: Making,
-        first: &Plan,
+        (first, first_buries): (Totals, Vec<(u64, u64)>),
         sealed: &[Sealed],
     ) -> Result<(), SaveError> {
         let job = self.job;
@@ -532,33 +532,32 @@ impl<'a> Saving<'a> {
         let mut reading = job.reading(Phase::Final, captures);
         let (mut plan, mut decided) =
             job.plan(&mut walked, &tables, tables.len(), &self.moved, &mut reading)?;
-        let mut totals = first.totals();
+        let mut totals = first;
         if Addition::allows(&table, &mut plan)? {
             let mut present = Addition::to(&table);
             making.composer.run(&mut plan, sealed, &mut reading, &mut |step| Ok(present.has(step)?))?;
             totals = sum(totals, plan.totals());
-            self.end(making)?;
+            self.end(making, chain::buried([&first_buries[..], &decided.buried]))?;
         } else if self.job.request.shape == Shape::Tiered && !self.job.request.purge {
             // what changed meanwhile lies in a small layer over what was packed
-            self.end(making)?;
+            self.end(making, first_buries)?;
             let mut sealed = sealed[..self.stay].to_vec();
             sealed.extend(self.layers.last().map(|layer| layer.sealed.clone()));
             let mut over = self.begin(&mut plan, &sealed)?;
             over.composer.run(&mut plan, &sealed, &mut reading, &mut |_| Ok(false))?;
             totals = sum(totals, plan.totals());
-            self.end(over)?;
+            self.end(over, decided.buried.clone())?;
         } else {
             // one new layer is wanted, without what is gone: what was packed is taken over
-            self.end(making)?;
+            self.end(making, Vec::new())?;
             let first = self.layers.pop();
             let mut sealed = sealed[..self.stay].to_vec();
             sealed.extend(first.iter().map(|layer| layer.sealed.clone()));
             (plan, decided) = job.plan(&mut walked, &tables, self.stay, &self.moved, &mut reading)?;
-            self.decided = Decided::default();
             let mut whole = self.begin(&mut plan, &sealed)?;
             whole.composer.run(&mut plan, &sealed, &mut reading, &mut |_| Ok(false))?;
             totals = plan.totals();
-            self.end(whole)?;
+            self.end(whole, decided.buried.clone())?;
         }
         self.learn(&mut reading)?;
         let findings = std::mem::take(&mut reading.findings);
@@ -591,7 +590,7 @@ impl<'a> Saving<'a> {
     }
 
     /// Finishes a layer; one without members is none.
-    fn end(&mut self, making: Making) -> Result<(), SaveError> {
+    fn end(&mut self, making: Making, buries: Vec<(u64, u64)>) -> Result<(), SaveError> {
         let Making { mut composer, ingest } = making;
         if composer.is_empty() {
             return Ok(());
@@ -600,28 +599,21 @@ impl<'a> Saving<'a> {
         let (path, file) = self.chain.scratch(&name)?;
         composer.table(file, &self.job.spill)?;
         let packed = composer.finish()?;
-        self.layers.push(NewLayer::new(packed, ingest, path)?);
+        self.layers.push(NewLayer::new(packed, ingest, path, buries)?);
         Ok(())
     }
 
     pub(crate) fn decided(&mut self, decided: Decided, findings: Findings, totals: Totals) {
         let mut left_out = decided.left_out.clone();
         left_out.extend(findings.unrepresentable.iter().map(|path| (path.clone(), LeftOut::Unrepresentable)));
-        // a pass before the pause has buried what it replaced; what it left out is left out again
-        let mut buried = std::mem::take(&mut self.decided.buried);
-        buried.resize(buried.len().max(decided.buried.len()), (0, 0));
-        for (sum, (files, bytes)) in buried.iter_mut().zip(&decided.buried) {
-            *sum = (sum.0 + files, sum.1 + bytes);
-        }
-        self.decided = Decided { left_out, buried, ..decided };
+        self.decided = Decided { left_out, ..decided };
         self.findings = findings;
         self.totals = totals;
     }
 
     pub(crate) fn report(&self) -> Report {
-        let buried = self.chain.tiers[..self.stay].iter().map(|tier| tier.record.buried);
-        let newly = self.decided.buried.iter().copied();
-        let buried = buried.chain(newly).fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1));
+        let kept_buries = self.chain.tiers[..self.stay].iter().map(|tier| &tier.record.buries[..]);
+        let buried = image::total(&chain::buried(kept_buries.chain([&self.decided.buried[..]])));
         let kept: u64 = self.chain.tiers[..self.stay].iter().map(|tier| tier.record.size).sum();
         let taken: u64 = self.layers.iter().map(|layer| layer.taken_bytes).sum();
         Report {

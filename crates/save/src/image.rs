@@ -11,7 +11,7 @@ use layer::scan::open_file;
 use registry::config::ImageConfig;
 use registry::{Descriptor, Digest, Image, Ingest, Manifest, NewImage, media};
 
-use crate::chain::{Tier, TierRecord};
+use crate::chain::{self, Tier, TierRecord};
 use crate::commit::{Saving, Scratch};
 use crate::error::SaveError;
 use crate::job::Job;
@@ -26,13 +26,19 @@ pub(crate) struct NewLayer {
     pub(crate) size: u64,
     pub(crate) sealed: Sealed,
     pub(crate) taken_bytes: u64,
+    pub(crate) buries: Vec<(u64, u64)>,
     ingest: Ingest,
     map: Arc<FrameMap>,
     table: Scratch,
 }
 
 impl NewLayer {
-    pub(crate) fn new(packed: Packed, ingest: Ingest, table: PathBuf) -> Result<NewLayer, SaveError> {
+    pub(crate) fn new(
+        packed: Packed,
+        ingest: Ingest,
+        table: PathBuf,
+        buries: Vec<(u64, u64)>,
+    ) -> Result<NewLayer, SaveError> {
         let map = Arc::new(packed.map);
         let sealed = Sealed { file: Arc::new(ingest.file().try_clone()?), map: Arc::clone(&map) };
         Ok(NewLayer {
@@ -41,6 +47,7 @@ impl NewLayer {
             size: packed.size,
             sealed,
             taken_bytes: packed.taken_bytes,
+            buries,
             ingest,
             map,
             table: Scratch(table),
@@ -131,6 +138,7 @@ pub(crate) fn publish(mut saving: Saving<'_>) -> Result<Report, SaveError> {
     let config_json = config.to_json();
     let own = records.iter().map(|record| Descriptor::new(&record.media_type, record.digest, record.size));
     let base_layers = job.base.as_ref().map_or(&[][..], |base| &base.manifest.layers);
+    let buried = total(&chain::buried(records.iter().map(|record| &record.buries[..])));
     let manifest = Manifest::compose(job.request.format, &config_json, base_layers, own.collect())?;
     let layers_reported = reported(job.base.as_ref(), &records, kept.len());
 
@@ -161,11 +169,17 @@ pub(crate) fn publish(mut saving: Saving<'_>) -> Result<Report, SaveError> {
     }
     let mut report = saving.report();
     report.reused_bytes += taken;
+    report.buried = buried;
     report.names = names.iter().map(registry::Reference::familiar).collect();
     report.digest = Some(published.manifest.digest);
     report.id = Some(published.id);
     report.layers = layers_reported;
     Ok(report)
+}
+
+/// Files and bytes of all layers.
+pub(crate) fn total(buried: &[(u64, u64)]) -> (u64, u64) {
+    buried.iter().fold((0, 0), |sum, one| (sum.0 + one.0, sum.1 + one.1))
 }
 
 fn check_strict(saving: &Saving<'_>) -> Result<(), SaveError> {
@@ -181,15 +195,10 @@ fn check_strict(saving: &Saving<'_>) -> Result<(), SaveError> {
     Ok(())
 }
 
-/// What the chain writes down: the layers that stay, with what this save buried in them, then the new ones.
+/// What the chain writes down: the layers that stay, then the new ones.
 fn records(saving: &Saving<'_>, kept: &[Tier], new: &[NewLayer]) -> Vec<TierRecord> {
     let (job, chain) = (saving.job, saving.chain);
-    let buried = |at: usize| saving.decided.buried.get(at).copied().unwrap_or((0, 0));
     let mut records: Vec<TierRecord> = kept.iter().map(|tier| tier.record.clone()).collect();
-    for (at, record) in records.iter_mut().enumerate() {
-        let (files, bytes) = buried(at);
-        record.buried = (record.buried.0 + files, record.buried.1 + bytes);
-    }
     let merged: u64 = chain.tiers[kept.len()..].iter().map(|tier| tier.record.saves).sum();
     let is_merge = merged > 0 && !matches!(job.request.shape, crate::request::Shape::Squash);
     let words = &job.request.words;
@@ -205,7 +214,7 @@ fn records(saving: &Saving<'_>, kept: &[Tier], new: &[NewLayer]) -> Vec<TierReco
             size: layer.size,
             // compression and format were checked when the manifest's layers were composed
             media_type: job.request.format.layer(layer.compression()).unwrap_or(media::OCI_LAYER).to_owned(),
-            buried: if at == 0 { buried(kept.len()) } else { (0, 0) },
+            buries: layer.buries.clone(),
             saves,
             created: job.created().to_string(),
             created_by,
