@@ -371,7 +371,7 @@ fn is_gone(store: &Store, digest: &Digest) -> bool {
 
 /// The process that writes `KEY-PID.NAME.tmp`, from what stands before `.tmp`.
 fn writer(stem: &str) -> Option<u32> {
-    stem.split_once('-')?.1.split_once('.')?.0.parse().ok()
+    stem.rsplit_once('.')?.0.rsplit_once('-')?.1.parse().ok()
 }
 
 fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
