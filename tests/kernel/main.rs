@@ -15,6 +15,8 @@ mod foreign;
 mod guards;
 #[path = "cases/program.rs"]
 mod program;
+#[path = "cases/runtimes.rs"]
+mod runtimes;
 #[path = "cases/tree.rs"]
 mod tree;
 
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         container::cases(),
         foreign::cases(),
         program::cases(),
+        runtimes::cases(),
     ];
     let trials = cases.into_iter().flatten().map(Case::into_trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
