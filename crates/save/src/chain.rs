@@ -27,6 +27,7 @@ use layer::frames::{FrameMap, Sealed};
 use layer::table::Table;
 use linux::stamp::{FsIdentity, Stamp, boot_id, generation};
 use registry::config::Step as HistoryStep;
+use registry::media::{self, Format};
 use registry::{Digest, Store};
 use serde::{Deserialize, Serialize};
 
@@ -230,6 +231,15 @@ impl Chain {
     pub(crate) fn clean(&self) -> usize {
         let buried = buried(self.tiers.iter().map(|tier| &tier.record.buries[..]));
         buried.iter().position(|buried| *buried != (0, 0)).unwrap_or(self.tiers.len())
+    }
+
+    /// How many layers an image of this format can have, from the bottom: docker's has no zstd.
+    pub(crate) fn representable(&self, format: Format) -> usize {
+        let fits = |tier: &&Tier| {
+            let compression = media::Compression::of_layer(&tier.record.media_type);
+            compression.is_some_and(|compression| format.layer(compression).is_ok())
+        };
+        self.tiers.iter().take_while(fits).count()
     }
 
     /// A file beside the caches, to be renamed into place.
