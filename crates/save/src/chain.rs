@@ -27,6 +27,7 @@ use layer::frames::{FrameMap, Sealed};
 use layer::table::Table;
 use linux::stamp::{FsIdentity, Stamp, boot_id, generation};
 use registry::config::Step as HistoryStep;
+use registry::media::{self, Format};
 use registry::{Digest, Store};
 use serde::{Deserialize, Serialize};
 
@@ -263,6 +264,15 @@ impl Chain {
     /// The first layer that does not read as what its digest says. Reads all of them.
     pub(crate) fn damaged(&self, store: &Store) -> Option<Digest> {
         self.tiers.iter().map(|tier| tier.record.digest).find(|digest| store.verify(digest).is_err())
+    }
+
+    /// How many layers an image of this format can have, from the bottom: docker's has no zstd.
+    pub(crate) fn representable(&self, format: Format) -> usize {
+        let fits = |tier: &&Tier| {
+            let compression = media::Compression::of_layer(&tier.record.media_type);
+            compression.is_some_and(|compression| format.layer(compression).is_ok())
+        };
+        self.tiers.iter().take_while(fits).count()
     }
 
     /// A file beside the caches, to be renamed into place.

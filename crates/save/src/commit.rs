@@ -251,7 +251,8 @@ impl<'a> Saving<'a> {
             Shape::Tiered if self.job.request.purge => self.chain.clean(),
             Shape::Tiered => self.chain.tiers.len(),
             Shape::Cumulative | Shape::Squash => 0,
-        };
+        }
+        .min(self.chain.representable(self.job.request.format));
         Ok(walked)
     }
 

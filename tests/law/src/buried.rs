@@ -5,7 +5,7 @@ use std::fs::File;
 
 use anyhow::{Result, ensure};
 use layer::codec::read::Pipeline;
-use layer::entry::{Kind, PathBytes, is_below};
+use layer::entry::{Kind, PathBytes};
 use layer::tar::read::{EndMarker, Reader};
 
 /// Files and bytes of the layers, bottom first, that a layer above replaces or removes. A further name of a
@@ -20,16 +20,16 @@ pub(crate) fn count(layers: impl IntoIterator<Item = File>) -> Result<(u64, u64)
             let mut archive = Reader::new(Pipeline::spawn(scope, layer, None)?, EndMarker::Required);
             while let Some(member) = archive.next_member()? {
                 let path = member.entry.path;
-                let hides = |below: &PathBytes| is_below(below, &path);
                 let bytes = match member.entry.kind {
                     Kind::Whiteout => {
                         ensure!(markers.insert((path.clone(), 'w')), "two whiteouts of {path:?}");
-                        shown.retain(|below, _| *below != path && !hides(below));
+                        shown.remove(&path);
+                        remove_below(&mut shown, &path);
                         continue;
                     }
                     Kind::Opaque => {
                         ensure!(markers.insert((path.clone(), 'o')), "two opaque markers in {path:?}");
-                        shown.retain(|below, _| !hides(below));
+                        remove_below(&mut shown, &path);
                         continue;
                     }
                     Kind::Dir => None,
@@ -38,7 +38,7 @@ pub(crate) fn count(layers: impl IntoIterator<Item = File>) -> Result<(u64, u64)
                     _ => None,
                 };
                 if member.entry.kind != Kind::Dir {
-                    shown.retain(|below, _| !hides(below));
+                    remove_below(&mut shown, &path);
                 }
                 shown.remove(&path);
                 if let Some(bytes) = bytes {
@@ -52,4 +52,13 @@ pub(crate) fn count(layers: impl IntoIterator<Item = File>) -> Result<(u64, u64)
     }
     let files = shown.values().flatten();
     Ok((all.0 - files.clone().count() as u64, all.1 - files.sum::<u64>()))
+}
+
+fn remove_below(shown: &mut BTreeMap<PathBytes, Option<u64>>, path: &[u8]) {
+    // '0' follows '/'
+    let (first, end) = ([path, b"/"].concat(), [path, b"0"].concat());
+    let below: Vec<PathBytes> = shown.range(first..end).map(|(path, _)| path.clone()).collect();
+    for path in below {
+        shown.remove(&path);
+    }
 }
