@@ -190,11 +190,12 @@ impl World {
         let user = self.has("userxattr");
         let namespace = if user { Namespace::User } else { Namespace::Trusted };
         let upper = self.unpack_layers(own, Form::Upper(namespace))?;
+        // a layer of an overlay too: attributes that are data must not be read as markers
+        let lower = self.unpack_layers(self.layers("base")?, Form::Upper(namespace))?;
         let (work, target) = (upper.with_extension("work"), upper.with_extension("merged"));
         std::fs::create_dir(&work)?;
         std::fs::create_dir(&target)?;
-        let mut options =
-            OverlayOptions::new().lower(self.base()?).upper(&upper, &work).option("index", "off");
+        let mut options = OverlayOptions::new().lower(&lower).upper(&upper, &work).option("index", "off");
         if user {
             options = options.flag("userxattr");
         }
@@ -202,7 +203,7 @@ impl World {
         let (shown, found) = (Tree::read(self.root())?, Tree::read(&target)?);
         drop(mount);
         shown.must_equal(&found, &tolerance()).context("own layers as an upper over the base")?;
-        for dir in [upper, work, target] {
+        for dir in [upper, lower, work, target] {
             std::fs::remove_dir_all(dir)?;
         }
         Ok(())

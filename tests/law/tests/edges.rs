@@ -31,7 +31,7 @@ fn number(variable: &str, otherwise: u32) -> u32 {
 }
 
 fn names() -> u32 {
-    number("LAW_NAMES", 20_000)
+    number("LAW_NAMES", 3000)
 }
 
 #[test]

@@ -178,7 +178,8 @@ fn law_holds(name: &str, options: &[(&str, &str)], has_links: bool, has_lowers: 
     let config = Config {
         cases: number("PROPTEST_CASES", 8),
         failure_persistence: None,
-        max_shrink_iters: 400,
+        max_shrink_iters: number("PROPTEST_MAX_SHRINK_ITERS", 200),
+        max_shrink_time: 60_000,
         rng_seed: RngSeed::Fixed(u64::from(number("LAW_SEED", 1))),
         ..Config::default()
     };
