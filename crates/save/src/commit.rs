@@ -247,6 +247,8 @@ impl<'a> Saving<'a> {
         let mut reading = job.reading(phase, captures);
         let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
         let stay = match job.request.shape {
+            // nothing to put on top of them: merging would be work for a save of nothing
+            Shape::Tiered if plan.is_empty() => self.stay,
             Shape::Tiered => self.stay.min(self.chain.stay(plan.totals().to_read, MAX_TIERS - 2)),
             Shape::Cumulative | Shape::Squash => 0,
         };
