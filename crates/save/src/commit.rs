@@ -61,6 +61,16 @@ pub fn commit(
     progress: &dyn Progress,
     cancel: &AtomicBool,
 ) -> Result<Report, SaveError> {
+    save(store, request, run_dir, progress, cancel).map_err(|error| error.located(store))
+}
+
+fn save(
+    store: &Store,
+    request: &Request,
+    run_dir: &Path,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
+) -> Result<Report, SaveError> {
     let start = Instant::now();
     pause::recover(run_dir)?;
     let job = Job::new(store, request, progress, cancel)?;

@@ -107,7 +107,7 @@ fn full_disk_at_each_page() -> Result<()> {
     world.commit("saved:1")?.success()?;
     let filler = disk.target().join("filler");
     let mut failures = 0;
-    for pages in 0..40u64 {
+    for pages in (0..40u64).step_by(3) {
         let before = world.headstart.ok(["inspect", "saved:1"])?.stdout;
         world.write("file", &noise(pages + 3, 20_000))?;
         // as large as it can be, then cut
@@ -125,7 +125,7 @@ fn full_disk_at_each_page() -> Result<()> {
         }
         world.headstart.ok(["system", "prune", "--all", "--force"])?;
     }
-    ensure!((5..40).contains(&failures), "{failures} of 40 failed");
+    ensure!((2..14).contains(&failures), "{failures} of 14 failed");
     Ok(())
 }
 
@@ -229,9 +229,11 @@ fn unreadable_sources() -> Result<()> {
     run(&scratch.join("missing"), text(&lower)?)?.says(3, &["missing", "cannot be opened", "try: "])?;
     run(&upper.join("file-that-is-none"), text(&lower)?)?.says(3, &["file-that-is-none"])?;
     run(&lower, text(&lower)?)?.says(2, &["contains"])?;
+    world.write("file", b"1")?;
     fs::rename(&lower, scratch.join("aside"))?;
     world.commit("x:1")?.says(3, &["lower", "cannot be opened", "try: "])?;
     fs::create_dir(&lower)?;
+    fs::write(lower.join("base"), "another")?;
     world.commit("x:1")?.says(5, &["is not what the mount is made of", "try: "])?;
     fs::remove_dir(&lower)?;
     fs::rename(scratch.join("aside"), &lower)?;

@@ -162,8 +162,8 @@ fn not_root() -> Result<()> {
     };
     nobody(&["images"])?.success()?;
     let pid = container.pid().to_string();
-    nobody(&["commit", "--pid", &pid, "x:1"])?.says(5, &["error: ", "try: run as root"])?;
-    nobody(&["diff", "--pid", &pid])?.says(5, &["error: ", "try: run as root"])?;
+    nobody(&["commit", "--pid", &pid, "x:1"])?.says(5, &["only root", "podman unshare", "try: sudo"])?;
+    nobody(&["diff", "--pid", &pid])?.says(5, &["only root", "try: sudo"])?;
     // somebody else's store
     let theirs = headstart.root().to_str().context("a path in UTF-8")?;
     headstart.ok(["commit", "--pid", &pid, "saved:1"])?;

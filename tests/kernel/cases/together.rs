@@ -40,8 +40,8 @@ fn saves(names: [&str; 2]) -> Result<()> {
     let overlay = OverlayMount::over_busybox(&scratch)?;
     let container = Container::builder(overlay.target()).start(&scratch)?;
     let pid = container.pid().to_string();
-    for round in 0..8u64 {
-        fs::write(overlay.target().join(format!("file{round}")), noise(round, 3 << 20))?;
+    for round in 0..3u64 {
+        fs::write(overlay.target().join(format!("file{round}")), noise(round, 1 << 20))?;
         let children = names.map(|name| start(headstart.command().args(["commit", "--pid", &pid, name])));
         for child in children {
             let text = end(child?, &[0])?;
@@ -51,7 +51,7 @@ fn saves(names: [&str; 2]) -> Result<()> {
             let out = scratch.join("out");
             headstart.ok(["unpack".as_ref(), name.as_ref(), out.as_os_str()])?;
             for file in 0..=round {
-                ensure!(fs::read(out.join(format!("file{file}")))? == noise(file, 3 << 20), "file{file}");
+                ensure!(fs::read(out.join(format!("file{file}")))? == noise(file, 1 << 20), "file{file}");
             }
             fs::remove_dir_all(out)?;
         }
@@ -67,8 +67,8 @@ fn saves_and_prunes() -> Result<()> {
     let container = Container::builder(overlay.target()).start(&scratch)?;
     let pid = container.pid().to_string();
     headstart.ok(["commit", "--pid", &pid, "saved:1"])?;
-    for round in 0..8u64 {
-        fs::write(overlay.target().join("file"), noise(round, 8 << 20))?;
+    for round in 0..3u64 {
+        fs::write(overlay.target().join("file"), noise(round, 2 << 20))?;
         let save = start(headstart.command().args(["commit", "--pid", &pid, "saved:1"]))?;
         let mut others = Vec::new();
         for _ in 0..3 {
@@ -84,7 +84,7 @@ fn saves_and_prunes() -> Result<()> {
         if headstart.run(["inspect", "saved:1"])?.code() == 0 {
             let out = scratch.join("out");
             headstart.ok(["unpack".as_ref(), "saved:1".as_ref(), out.as_os_str()])?;
-            ensure!(fs::read(out.join("file"))? == noise(round, 8 << 20), "the file is another");
+            ensure!(fs::read(out.join("file"))? == noise(round, 2 << 20), "the file is another");
             fs::remove_dir_all(out)?;
         }
     }
