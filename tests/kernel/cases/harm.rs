@@ -235,7 +235,7 @@ fn unreadable_sources() -> Result<()> {
     fs::create_dir(&lower)?;
     fs::write(lower.join("base"), "another")?;
     world.commit("x:1")?.says(5, &["is not what the mount is made of", "try: "])?;
-    fs::remove_dir(&lower)?;
+    fs::remove_dir_all(&lower)?;
     fs::rename(scratch.join("aside"), &lower)?;
     world.commit("x:1")?.success().map(drop)
 }
