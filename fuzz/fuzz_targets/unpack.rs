@@ -19,7 +19,7 @@ use std::sync::OnceLock;
 use layer::unpack::{Form, Namespace, Options, Unpacker};
 use libfuzzer_sys::fuzz_target;
 use rustix::mount::{MountFlags, MountPropagationFlags, mount, mount_change};
-use rustix::thread::{UnshareFlags, unshare_unsafe};
+use rustix::thread::UnshareFlags;
 
 const LIMIT: u64 = 1 << 20;
 
@@ -50,8 +50,8 @@ fuzz_target!(|bytes: &[u8]| {
 fn world() -> &'static Path {
     static WORLD: OnceLock<PathBuf> = OnceLock::new();
     WORLD.get_or_init(|| {
-        // SAFETY: libFuzzer has one thread here, and no descriptor table is unshared.
-        unsafe { unshare_unsafe(UnshareFlags::NEWNS) }.expect("a mount namespace (root)");
+        #[expect(deprecated, reason = "deprecated for CLONE_FILES, which is not asked for")]
+        rustix::thread::unshare(UnshareFlags::NEWNS).expect("a mount namespace (root)");
         let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
         mount_change("/", private).expect("private mounts");
         let world = PathBuf::from("/tmp");

@@ -13,12 +13,24 @@ mod container;
 mod foreign;
 #[path = "cases/guards.rs"]
 mod guards;
+#[path = "cases/harm.rs"]
+mod harm;
+#[path = "cases/hostile.rs"]
+mod hostile;
+#[path = "cases/killed.rs"]
+mod killed;
+#[path = "cases/memory.rs"]
+mod memory;
 #[path = "cases/program.rs"]
 mod program;
 #[path = "cases/runtimes.rs"]
 mod runtimes;
+#[path = "cases/together.rs"]
+mod together;
 #[path = "cases/tree.rs"]
 mod tree;
+#[path = "cases/words.rs"]
+mod words;
 
 use std::process::ExitCode;
 
@@ -60,6 +72,11 @@ fn main() -> ExitCode {
         foreign::cases(),
         program::cases(),
         runtimes::cases(),
+        harm::cases(),
+        hostile::cases(),
+        killed::cases(),
+        memory::cases(),
+        together::cases(),
     ];
     let trials = cases.into_iter().flatten().map(Case::into_trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -68,11 +68,58 @@ pub struct Composer {
     packer: Packer,
     records: Spool,
     buffer: Vec<u8>,
-    /// Files that hard links point to, with their bytes once they are in.
-    targets: HashMap<PathBytes, Option<Content>>,
+    targets: Targets,
     deferred: HashSet<PathBytes>,
     /// Bytes of the tar that [`Packer::resume`] took over unread.
     resumed: u64,
+}
+
+/// The bytes of files that hard links point to: from when the file is in until its last link is.
+///
+/// Half of all members may be such files, so nothing of a path is kept but 16 bytes of its BLAKE3.
+#[derive(Debug, Default)]
+struct Targets {
+    links: HashMap<[u8; 16], u32>,
+    contents: HashMap<[u8; 16], Content>,
+}
+
+impl Targets {
+    fn key(path: &[u8]) -> [u8; 16] {
+        let mut key = [0; 16];
+        key.copy_from_slice(&blake3::hash(path).as_bytes()[..16]);
+        key
+    }
+
+    /// A link to this path is going to come.
+    fn expect(&mut self, target: &[u8]) {
+        let links = self.links.entry(Targets::key(target)).or_insert(0);
+        *links = links.saturating_add(1);
+    }
+
+    /// The file is in.
+    fn file(&mut self, path: &[u8], content: Option<Content>) {
+        if self.links.is_empty() {
+            return;
+        }
+        let key = Targets::key(path);
+        if let (true, Some(content)) = (self.links.contains_key(&key), content) {
+            self.contents.insert(key, content);
+        }
+    }
+
+    /// A link to it is in.
+    fn link(&mut self, target: &[u8]) -> Option<Content> {
+        let key = Targets::key(target);
+        let content = self.contents.get(&key).copied();
+        if let Some(links) = self.links.get_mut(&key) {
+            *links -= 1;
+            if *links == 0 {
+                self.links.remove(&key);
+                self.contents.remove(&key);
+            }
+        }
+        content
+    }
 }
 
 impl Composer {
@@ -96,7 +143,7 @@ impl Composer {
             None => (Packer::create(blob, options)?, 0),
         };
         let (records, buffer) = (Spool::new(spill), Vec::new());
-        let (targets, deferred) = (HashMap::new(), HashSet::new());
+        let (targets, deferred) = (Targets::default(), HashSet::new());
         Ok(Composer { packer, records, buffer, targets, deferred, resumed })
     }
 
@@ -120,7 +167,7 @@ impl Composer {
         let mut targets = std::mem::take(&mut self.targets);
         plan.each(|step| {
             if let Kind::Hardlink { target } = step.entry.kind {
-                targets.entry(target).or_insert(None);
+                targets.expect(&target);
             }
             Ok::<(), io::Error>(())
         })?;
@@ -213,12 +260,10 @@ impl Composer {
     fn record(&mut self, entry: Entry, extent: Extent, hash: Option<ContentHash>) -> io::Result<()> {
         let content = match (&entry.kind, hash) {
             (Kind::File { size }, Some(hash)) => Some(Content { hash, size: *size, at: extent }),
-            (Kind::Hardlink { target }, _) => self.targets.get(target).copied().flatten(),
+            (Kind::Hardlink { target }, _) => self.targets.link(target),
             _ => None,
         };
-        if let Some(target) = self.targets.get_mut(&entry.path) {
-            *target = content;
-        }
+        self.targets.file(&entry.path, content);
         let mut buffer = std::mem::take(&mut self.buffer);
         buffer.clear();
         Record { entry, extent, opaque: None, content }.put(&mut buffer);

@@ -189,20 +189,35 @@ pub fn judge<'a>(
 }
 
 /// Names of the upper that share an inode, and whether the layers below already have them so.
+///
+/// There may be as many groups as half of all names, so a group is small: paths are held only of those of
+/// which a name is emitted and another is still to come.
 #[derive(Debug, Default)]
 struct Groups {
-    by_inode: HashMap<(u64, u64), Group>,
+    by_inode: HashMap<Inode, Group>,
+    /// The first name as it was emitted, and in which layer its member is taken over.
+    emitted: HashMap<Inode, (PathBytes, Option<usize>)>,
 }
+
+/// Device and number.
+type Inode = (u64, u64);
+
+/// Stands for a path where only equality counts; 16 bytes of BLAKE3.
+type PathMark = [u8; 16];
 
 #[derive(Debug)]
 struct Group {
-    /// How many names of the walk.
-    names: u64,
-    first: PathBytes,
+    /// How many names are still to come.
+    names: u32,
     /// The layer that has the whole group as it is.
-    held_in: Option<usize>,
-    /// The first name as it was emitted, and in which layer its member is taken over.
-    emitted: Option<(PathBytes, Option<usize>)>,
+    held_in: Option<u32>,
+    first: PathMark,
+}
+
+fn mark_of(path: &[u8]) -> PathMark {
+    let mut mark = [0; 16];
+    mark.copy_from_slice(&blake3::hash(path).as_bytes()[..16]);
+    mark
 }
 
 impl Groups {
@@ -219,27 +234,48 @@ impl Groups {
                 tiers.next()?;
             }
             let said = tiers.peek().filter(|said| said.path == *path).and_then(|said| said.below.as_ref());
+            let layer_of = |(layer, _): &(usize, Record)| u32::try_from(*layer).ok();
             let inode = (seen.node.stat.dev, seen.node.stat.ino);
             match groups.by_inode.get_mut(&inode) {
                 None => {
                     let held_in = match said {
-                        Some((layer, record)) if sides.is_held(&seen, record, bytes)? => Some(*layer),
+                        Some(said) if sides.is_held(&seen, &said.1, bytes)? => layer_of(said),
                         _ => None,
                     };
-                    let first = path.clone();
-                    groups.by_inode.insert(inode, Group { names: 1, first, held_in, emitted: None });
+                    groups.by_inode.insert(inode, Group { names: 1, held_in, first: mark_of(path) });
                 }
                 Some(group) => {
-                    group.names += 1;
-                    let links = |record: &Record| matches!(&record.entry.kind, Kind::Hardlink { target } if *target == group.first);
-                    if !said.is_some_and(|(layer, record)| Some(*layer) == group.held_in && links(record)) {
+                    group.names = group.names.saturating_add(1);
+                    let links = |record: &Record| matches!(&record.entry.kind, Kind::Hardlink { target } if mark_of(target) == group.first);
+                    if !said.is_some_and(|said| layer_of(said) == group.held_in && links(&said.1)) {
                         group.held_in = None;
                     }
                 }
             }
         }
         groups.by_inode.retain(|_, group| group.names > 1);
+        groups.by_inode.shrink_to_fit();
         Ok(groups)
+    }
+
+    /// Takes note that one more name was seen; whether its group is held, if it has one, and the name that
+    /// this one is a link to, if that was emitted.
+    fn name(&mut self, inode: Inode) -> (Option<bool>, Option<(PathBytes, Option<usize>)>) {
+        let Some(group) = self.by_inode.get_mut(&inode) else { return (None, None) };
+        let is_held = group.held_in.is_some();
+        group.names = group.names.saturating_sub(1);
+        if group.names > 0 {
+            return (Some(is_held), self.emitted.get(&inode).cloned());
+        }
+        self.by_inode.remove(&inode);
+        (Some(is_held), self.emitted.remove(&inode))
+    }
+
+    /// Later names of the inode are links to this one.
+    fn emitted(&mut self, inode: Inode, path: &[u8], taken: Option<usize>) {
+        if self.by_inode.contains_key(&inode) {
+            self.emitted.insert(inode, (path.to_vec(), taken));
+        }
     }
 }
 
@@ -256,19 +292,21 @@ impl Sides<'_> {
         Ok(Some(Entry { path: path.to_vec(), kind, meta }))
     }
 
-    /// Whether the record says of the name what it is, bytes included.
-    fn is_held(&self, seen: &Seen, record: &Record, bytes: &mut dyn Bytes) -> Result<bool, NodeError> {
+    /// Whether the record says of the name what it is, bytes included; they are read where nobody knows them.
+    fn is_held(&self, seen: &Seen, record: &Record, bytes: &mut dyn Bytes) -> Result<bool, JudgeError> {
         let entry = self.entry(&seen.node, &seen.node.path, self.upper_ids)?;
-        if entry.as_ref() != Some(&record.entry) {
+        if entry.is_none_or(|entry| entry != record.entry) {
             return Ok(false);
         }
-        let Some(content) = record.content.filter(|content| content.size > 0) else { return Ok(true) };
-        let hash = match (&seen.node.what, seen.hash) {
-            (_, Some(hash)) => Some(hash),
-            (What::File { metacopy: None }, None) => bytes.hash(seen)?,
-            _ => None,
-        };
-        Ok(hash == Some(content.hash))
+        Ok(match (&record.content, seen.hash) {
+            (None, _) => true,
+            (Some(content), _) if content.size == 0 => true,
+            (Some(content), Some(hash)) => content.hash == hash,
+            (Some(content), None) if matches!(seen.node.what, What::File { metacopy: None }) => {
+                bytes.hash(seen)? == Some(content.hash)
+            }
+            (Some(_), None) => false,
+        })
     }
 }
 
@@ -647,9 +685,12 @@ impl Judge<'_> {
     ) -> Result<(), JudgeError> {
         let path = seen.node.path.clone();
         let inode = (seen.node.stat.dev, seen.node.stat.ino);
-        let group = self.groups.by_inode.get(&inode).filter(|_| seen.node.may_be_linked());
+        let (group, first) = match seen.node.may_be_linked() {
+            true => self.groups.name(inode),
+            false => (None, None),
+        };
         let decided = match group {
-            Some(group) => Some(group.held_in.is_some() && matches!(left, Left::Held(..))),
+            Some(is_held) => Some(is_held && matches!(left, Left::Held(..))),
             None => self.is_unchanged(&seen, &left, base, right_dir)?,
         };
         match decided {
@@ -663,7 +704,6 @@ impl Judge<'_> {
         };
         let was = if matches!(left, Left::Absent) { Was::Absent } else { Was::Present };
         let hash = self.likely_held(&seen, &entry, held.as_ref(), right_dir)?;
-        let first = self.groups.by_inode.get(&inode).and_then(|group| group.emitted.clone());
         if let Some((target, target_held)) = first {
             entry.kind = Kind::Hardlink { target };
             // the link may move with its target only: a link before its file could not be unpacked
@@ -683,9 +723,7 @@ impl Judge<'_> {
             _ => Source::Nothing,
         };
         let taken = self.emit(entry, source, hash, was, held)?;
-        if let Some(group) = self.groups.by_inode.get_mut(&inode) {
-            group.emitted = Some((path.clone(), taken));
-        }
+        self.groups.emitted(inode, &path, taken);
         self.skip_said(&path, true)
     }
 

@@ -64,6 +64,16 @@ pub fn commit(
     progress: &dyn Progress,
     cancel: &AtomicBool,
 ) -> Result<Report, SaveError> {
+    save(store, request, run_dir, progress, cancel).map_err(|error| error.located(store))
+}
+
+fn save(
+    store: &Store,
+    request: &Request,
+    run_dir: &Path,
+    progress: &dyn Progress,
+    cancel: &AtomicBool,
+) -> Result<Report, SaveError> {
     let start = Instant::now();
     pause::recover(run_dir)?;
     let job = Job::new(store, request, progress, cancel)?;
@@ -271,6 +281,8 @@ impl<'a> Saving<'a> {
         let mut reading = job.reading(phase, captures);
         let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &self.moved, &mut reading)?;
         let stay = match job.request.shape {
+            // nothing to put on top of them: merging would be work for a save of nothing
+            Shape::Tiered if plan.is_empty() && !job.request.purge => self.stay,
             Shape::Tiered => {
                 let buries = |buried: &(u64, u64)| *buried != (0, 0);
                 let clean = decided.buried.iter().position(buries).filter(|_| job.request.purge);

@@ -64,6 +64,17 @@ pub enum SaveError {
     /// Temporary records.
     #[error("temporary records in the state directory")]
     Scratch(#[source] io::Error),
+    /// The state directory or the store could not be written.
+    #[error("{}: cannot write {what}", path.display())]
+    Write {
+        /// What was written.
+        what: &'static str,
+        /// Where.
+        path: PathBuf,
+        /// What the kernel said.
+        #[source]
+        source: io::Error,
+    },
     /// A cache of an earlier save that turned bad while it was used.
     #[error("records of earlier saves")]
     Records(#[from] RecordFileError),
@@ -120,6 +131,23 @@ impl From<io::Error> for SaveError {
 }
 
 impl SaveError {
+    /// The same, with the place where it happened: who writes knows only the file.
+    pub(crate) fn located(self, store: &registry::Store) -> SaveError {
+        let write = |what, path: PathBuf, source| SaveError::Write { what, path, source };
+        let state = || store.root().join("state");
+        match self {
+            SaveError::Pack(PackError::Write(source)) => {
+                write("a new layer", store.layout().join("ingest"), source)
+            }
+            SaveError::Scratch(source)
+            | SaveError::Records(RecordFileError::Io(source))
+            | SaveError::Judge(JudgeError::Io(source) | JudgeError::Table(RecordFileError::Io(source))) => {
+                write("temporary records", state(), source)
+            }
+            error => error,
+        }
+    }
+
     /// Whether the bytes of an earlier own layer could not be taken over.
     pub(crate) fn is_of_earlier_layers(&self) -> bool {
         matches!(self, SaveError::Pack(PackError::Take { .. }))
@@ -144,6 +172,9 @@ impl SaveError {
             },
             SaveError::Node(NodeError::Index { .. })
             | SaveError::Judge(JudgeError::Node(NodeError::Index { .. })) => ErrorKind::NotPossible,
+            SaveError::Write { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                ErrorKind::NotPossible
+            }
             SaveError::NoSuchMount { .. } => ErrorKind::NotFound,
             SaveError::FileMount { .. } | SaveError::Pattern { .. } | SaveError::NoProcess => {
                 ErrorKind::Usage
@@ -164,6 +195,12 @@ impl SaveError {
             | SaveError::Judge(JudgeError::Node(NodeError::Index { .. })) => {
                 Some("mount the overlay with index=off".to_owned())
             }
+            SaveError::Write { source, .. } => Some(match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+                    "headstart system prune".to_owned()
+                }
+                _ => "choose another place with --root or HEADSTART_ROOT".to_owned(),
+            }),
             SaveError::NoSuchMount { .. } => Some("headstart commit --dry-run lists the mounts".to_owned()),
             SaveError::FileMount { .. } => Some("copy the file into the container and save that".to_owned()),
             SaveError::Strict { .. } => Some("leave out --strict to save the rest".to_owned()),

@@ -20,9 +20,14 @@ pub struct Headstart {
 impl Headstart {
     /// With an empty store inside `scratch`.
     pub fn new(scratch: &Scratch) -> Result<Self> {
+        Self::with_root(scratch, &scratch.join("headstart"))
+    }
+
+    /// With a store at `root`, which need not exist.
+    pub fn with_root(scratch: &Scratch, root: &Path) -> Result<Self> {
         Ok(Self {
             program: Self::program()?,
-            root: scratch.join("headstart"),
+            root: root.to_owned(),
             run: scratch.join("headstart-run"),
             home: scratch.dir("home")?,
         })

@@ -43,6 +43,7 @@ fn each(name: &str, options: &[(&str, &str)], act: impl FnOnce(&Path) -> Result<
     // nothing changed: the second save has no layer of its own, and the same tree
     let again = world.save(&world.request()).unwrap();
     assert_eq!(again.changed + again.removed, 0, "{again:#?}");
+    assert!(again.layers.iter().all(|layer| !layer.new), "{again:#?}");
     for shape in [Shape::Cumulative, Shape::Squash] {
         world.save(&save::request::Request { shape, ..world.request() }).unwrap();
     }

@@ -96,7 +96,10 @@ pub(crate) fn run(arguments: &UnpackArgs, context: &Context) -> Result<Exit, Fai
         let store = context.store()?;
         let image = store.resolve(&arguments.source)?;
         let report = unpack_image(&store, &image, &arguments.source, &arguments.target, options)?;
-        store.record_unpacked(&[&arguments.target], &image.digest())?;
+        // all is there; only the next save of a container on it has to be told its base
+        if let Err(error) = store.record_unpacked(&[&arguments.target], &image.digest()) {
+            crate::output::warn(&format!("a save over this directory will need --base: {error}"));
+        }
         (report, Some(image))
     };
     progress.finish();

@@ -66,7 +66,7 @@ impl Drop for Ingest {
 /// Keeps an image and all its blobs from being collected, as long as this value lives.
 #[derive(Debug)]
 pub struct Pin {
-    _held: Ingest,
+    _held: Option<Ingest>,
 }
 
 impl Store {
@@ -90,12 +90,23 @@ impl Store {
     ///
     /// [`Error::NoBlob`] when the manifest is not (or no longer) there.
     pub fn pin(&self, manifest: &Digest) -> Result<Pin> {
+        match self.pin_by_file(manifest) {
+            // where nothing can be written nothing can be collected
+            Err(error) if error.kind() == crate::Kind::ReadOnly => {
+                self.blob(manifest)?;
+                Ok(Pin { _held: None })
+            }
+            pinned => pinned,
+        }
+    }
+
+    fn pin_by_file(&self, manifest: &Digest) -> Result<Pin> {
         self.create()?;
         // Shared with other pins, but not with a collection, which could remove the image after the
         // check and before it can see the pin.
         let _lock = Lock::shared(&self.images.join("lock"))?;
         self.blob(manifest)?;
-        Ok(Pin { _held: self.held_file(&format!("{PIN}{}-", manifest.hex()))? })
+        Ok(Pin { _held: Some(self.held_file(&format!("{PIN}{}-", manifest.hex()))?) })
     }
 
     fn held_file(&self, prefix: &str) -> Result<Ingest> {
