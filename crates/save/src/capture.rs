@@ -20,9 +20,15 @@ use std::sync::Arc;
 
 use linux::{clone, extents};
 use rustix::fs::{Mode, OFlags, openat};
+use rustix::io::Errno;
 
-/// Up to this size a copy is cheaper than an inode to clone into.
+/// Up to this size bytes are kept in memory.
 const SMALL: u64 = 64 << 10;
+/// From this size on a clone is cheaper than a copy: it costs an inode, a descriptor, and about a
+/// millisecond of waiting for the file's dirty pages.
+const CLONED: u64 = 4 << 20;
+/// So much is copied before it is asked again whether to go on.
+const STEP: u64 = 32 << 20;
 
 /// Where captured bytes go.
 #[derive(Debug)]
@@ -68,6 +74,9 @@ pub enum CaptureError {
         /// What was there.
         found: u64,
     },
+    /// Nobody wants it any more: the user interrupted the save, or the pause is over.
+    #[error("no longer wanted")]
+    Ended,
     /// Reading it, or writing to the scratch.
     #[error(transparent)]
     Io(#[from] io::Error),
@@ -86,21 +95,31 @@ impl Scratch {
     /// # Errors
     /// Those of writing back: the file's own trouble, which its reader will meet too.
     pub fn prepare(&self, file: BorrowedFd<'_>, size: u64) -> io::Result<()> {
-        if self.clones.is_some() && size > SMALL { clone::write_back(file) } else { Ok(()) }
+        if self.clones.is_some() && size >= CLONED { clone::write_back(file) } else { Ok(()) }
     }
 
-    /// Captures the first `len` bytes of a regular file.
+    /// Captures the first `len` bytes of a regular file. A long copy asks `go_on` now and then.
     ///
     /// # Errors
     /// [`CaptureError`]; what was taken for it is given back.
-    pub fn capture(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
+    pub fn capture(
+        &mut self,
+        file: BorrowedFd<'_>,
+        len: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Captured, CaptureError> {
         if len <= SMALL.min(self.memory_budget) {
             return self.copy_to_memory(file, len);
         }
-        if let Some(place) = self.clone_to_scratch(file, len)? {
+        if !go_on() {
+            return Err(CaptureError::Ended);
+        }
+        if len >= CLONED
+            && let Some(place) = self.clone_to_scratch(file, len)?
+        {
             return Ok(Captured { place, len });
         }
-        self.copy_to_spool(file, len)
+        self.copy_to_spool(file, len, go_on)
     }
 
     fn copy_to_memory(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
@@ -135,6 +154,14 @@ impl Scratch {
                 }
                 Ok(Some(Place::Clone(scratch)))
             }
+            // descriptors run out before a container's open files do
+            Err(error)
+                if [Errno::MFILE, Errno::NFILE]
+                    .iter()
+                    .any(|full| error.raw_os_error() == Some(full.raw_os_error())) =>
+            {
+                Ok(None)
+            }
             Err(error) if clone::is_unsupported(&error) => {
                 // A swap file or one with other flags is refused alone; trying again costs microseconds.
                 if error.raw_os_error() == Some(rustix::io::Errno::OPNOTSUPP.raw_os_error()) {
@@ -146,9 +173,14 @@ impl Scratch {
         }
     }
 
-    fn copy_to_spool(&mut self, file: BorrowedFd<'_>, len: u64) -> Result<Captured, CaptureError> {
+    fn copy_to_spool(
+        &mut self,
+        file: BorrowedFd<'_>,
+        len: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<Captured, CaptureError> {
         let offset = self.spool_len;
-        let result = self.copy_segments(file, len, offset);
+        let result = self.copy_segments(file, len, offset, go_on);
         // A file that failed leaves nothing behind: stale bytes would show through the next file's holes.
         match result {
             Ok(()) => self.spool_len = offset + len,
@@ -157,15 +189,28 @@ impl Scratch {
         result.map(|()| Captured { place: Place::Spool { file: Arc::clone(&self.spool), offset }, len })
     }
 
-    fn copy_segments(&self, file: BorrowedFd<'_>, len: u64, offset: u64) -> Result<(), CaptureError> {
+    fn copy_segments(
+        &self,
+        file: BorrowedFd<'_>,
+        len: u64,
+        offset: u64,
+        go_on: &dyn Fn() -> bool,
+    ) -> Result<(), CaptureError> {
         let end = offset.checked_add(len).ok_or(io::ErrorKind::FileTooLarge).map_err(io::Error::from)?;
         self.spool.set_len(end)?;
         for segment in extents::data_segments(file, len) {
             let segment = segment?;
-            let want = segment.end - segment.start;
-            let copied = copy(file, segment.start, want, &self.spool, offset + segment.start)?;
-            if copied < want {
-                return Err(CaptureError::Short { expected: len, found: segment.start + copied });
+            let mut at = segment.start;
+            while at < segment.end {
+                if !go_on() {
+                    return Err(CaptureError::Ended);
+                }
+                let want = (segment.end - at).min(STEP);
+                let copied = copy(file, at, want, &self.spool, offset + at)?;
+                if copied == 0 {
+                    return Err(CaptureError::Short { expected: len, found: at });
+                }
+                at += copied;
             }
         }
         let found = rustix::fs::fstat(file).map_err(io::Error::from)?.st_size;
@@ -278,7 +323,7 @@ mod tests {
         let captured: Vec<Captured> = files
             .iter()
             .zip(&content)
-            .map(|(f, c)| scratch.capture(f.as_fd(), c.len() as u64).unwrap())
+            .map(|(f, c)| scratch.capture(f.as_fd(), c.len() as u64, &|| true).unwrap())
             .collect();
         for file in &files {
             file.write_all_at(&[0xAA; 70_000], 0).unwrap();
@@ -292,7 +337,7 @@ mod tests {
     fn a_short_file_is_told_and_leaves_nothing() {
         let mut scratch = scratch(None);
         let short = file_of(&[1; 100_000]);
-        let result = scratch.capture(short.as_fd(), 200_000);
+        let result = scratch.capture(short.as_fd(), 200_000, &|| true);
         assert!(
             matches!(result, Err(CaptureError::Short { expected: 200_000, found: 100_000 })),
             "{result:?}"
@@ -300,20 +345,23 @@ mod tests {
         // A hole where the failed file had bytes reads as zeroes.
         let hole = tempfile::tempfile().unwrap();
         hole.set_len(150_000).unwrap();
-        assert_eq!(bytes(&scratch.capture(hole.as_fd(), 150_000).unwrap()), vec![0; 150_000]);
+        assert_eq!(bytes(&scratch.capture(hole.as_fd(), 150_000, &|| true).unwrap()), vec![0; 150_000]);
         assert!(matches!(
-            scratch.capture(short.as_fd(), 1 << 40),
+            scratch.capture(short.as_fd(), 1 << 40, &|| true),
             Err(CaptureError::Short { .. } | CaptureError::Io(_))
         ));
         let tiny = file_of(b"ab");
-        assert!(matches!(scratch.capture(tiny.as_fd(), 3), Err(CaptureError::Short { found: 2, .. })));
+        assert!(matches!(
+            scratch.capture(tiny.as_fd(), 3, &|| true),
+            Err(CaptureError::Short { found: 2, .. })
+        ));
     }
 
     #[test]
     fn without_budget_small_files_go_to_the_spool() {
         let mut scratch = Scratch::new(None, tempfile::tempfile().unwrap(), 5);
-        let first = scratch.capture(file_of(b"abc").as_fd(), 3).unwrap();
-        let second = scratch.capture(file_of(b"defg").as_fd(), 4).unwrap();
+        let first = scratch.capture(file_of(b"abc").as_fd(), 3, &|| true).unwrap();
+        let second = scratch.capture(file_of(b"defg").as_fd(), 4, &|| true).unwrap();
         assert!(matches!((&first.place, &second.place), (Place::Memory(_), Place::Spool { .. })));
         assert_eq!((bytes(&first), bytes(&second)), (b"abc".to_vec(), b"defg".to_vec()));
     }

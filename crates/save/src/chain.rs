@@ -210,7 +210,7 @@ impl Chain {
                 chain.tiers = tiers;
                 chain.manifest = Some(file.manifest);
             }
-            None => chain.lost = Some(Lost::Gone),
+            None => chain.lose(Lost::Gone),
         }
         Ok(chain)
     }
@@ -258,6 +258,8 @@ impl Chain {
     /// Gives the layers up: the next plan has all bytes from the upper.
     pub(crate) fn lose(&mut self, why: Lost) {
         self.tiers.clear();
+        // what is known of files counts only beside a layer that has their bytes
+        self.knowledge = None;
         self.lost = Some(why);
     }
 

@@ -113,7 +113,8 @@ impl CleanRead {
         let stamp = Stamp::of_file(file)?;
         // Taken before the lease: earlier than true is the strict side.
         let first_lease = Timestamp::now();
-        let unclean = if !ground.is_tried {
+        // an inode that keeps no birth keeps its ctime in whole seconds too (ext4 with 128-byte inodes)
+        let unclean = if !ground.is_tried || stamp.btime.is_none() {
             Some(Reason::FileSystem)
         } else if stamp.dev != ground.dev {
             Some(Reason::OtherDevice)

@@ -1,6 +1,5 @@
 //! From packed layers to a named image, and to the chain that the next save continues.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use layer::codec::{self, is_worth_compressing};
@@ -8,15 +7,16 @@ use layer::frames::{FrameMap, Sealed};
 use layer::pack::Packed;
 use layer::plan::{Plan, Source};
 use layer::scan::open_file;
+use layer::table::Table;
 use registry::config::ImageConfig;
 use registry::{Descriptor, Digest, Image, Ingest, Manifest, NewImage, media};
 
 use crate::chain::{self, Tier, TierRecord};
-use crate::commit::{Saving, Scratch};
 use crate::error::SaveError;
 use crate::job::Job;
 use crate::knowledge::{FileStamp, Learned};
 use crate::request::{Compression, LayerReport, Report, WithEnv};
+use crate::saving::{Saving, Scratch};
 
 /// A layer that this save packed.
 #[derive(Debug)]
@@ -36,7 +36,7 @@ impl NewLayer {
     pub(crate) fn new(
         packed: Packed,
         ingest: Ingest,
-        table: PathBuf,
+        table: Scratch,
         buries: Vec<(u64, u64)>,
     ) -> Result<NewLayer, SaveError> {
         let map = Arc::new(packed.map);
@@ -50,8 +50,13 @@ impl NewLayer {
             buries,
             ingest,
             map,
-            table: Scratch(table),
+            table,
         })
+    }
+
+    /// What the layer holds.
+    pub(crate) fn open_table(&self) -> Result<Table, SaveError> {
+        Ok(Table::open(std::fs::File::open(&self.table.0)?)?)
     }
 
     fn compression(&self) -> media::Compression {
@@ -252,11 +257,15 @@ fn config(job: &Job<'_>, records: &[TierRecord], is_unchanged: bool) -> Result<I
 fn take_environment(job: &Job<'_>, with_env: &WithEnv, config: &mut ImageConfig) -> Result<(), SaveError> {
     let process = job.source.process.as_ref().ok_or(SaveError::NoProcess)?;
     let pid = process.handle.pid();
+    let failed = |source| SaveError::Environment { pid, source };
     let read = |name: &str| -> Result<Vec<String>, SaveError> {
-        let bytes = std::fs::read(format!("/proc/{pid}/{name}"))
-            .map_err(|source| SaveError::Environment { pid, source })?;
-        let parts = bytes.split(|&byte| byte == 0).filter(|part| !part.is_empty());
-        Ok(parts.map(|part| String::from_utf8_lossy(part).into_owned()).collect())
+        let bytes = std::fs::read(format!("/proc/{pid}/{name}")).map_err(failed)?;
+        // each ends in a zero byte; an empty one counts
+        let whole = bytes.strip_suffix(b"\0").unwrap_or(&bytes);
+        let parts = whole.split(|&byte| byte == 0).filter(|_| !bytes.is_empty());
+        // a configuration is JSON, and bytes that are no text cannot stand in it unchanged
+        let text = |part: &[u8]| String::from_utf8(part.to_vec());
+        parts.map(text).collect::<Result<_, _>>().map_err(|_| failed(std::io::ErrorKind::InvalidData.into()))
     };
     let variables = read("environ")?;
     if *with_env == WithEnv::All {

@@ -309,16 +309,15 @@ impl<'a> Job<'a> {
 
     /// Where files are kept that are captured in the pause.
     pub(crate) fn captures(&self) -> Result<Captures, SaveError> {
-        let beside = rustix::fs::openat(
-            self.upper(),
-            c"..",
-            rustix::fs::OFlags::RDONLY | rustix::fs::OFlags::DIRECTORY | rustix::fs::OFlags::CLOEXEC,
-            rustix::fs::Mode::empty(),
-        );
-        Ok(Captures::new(
-            Scratch::new(beside.ok().map(File::from), self.spill.file()?, CAPTURE_MEMORY),
-            self.ground,
-        ))
+        let scratch = Scratch::new(self.beside_upper(), self.spill.file()?, CAPTURE_MEMORY);
+        Ok(Captures::new(scratch, self.ground))
+    }
+
+    /// The directory that holds the upper: on its file system, and not part of it.
+    pub(crate) fn beside_upper(&self) -> Option<File> {
+        use rustix::fs::{Mode, OFlags, openat};
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        openat(self.upper(), c"..", flags, Mode::empty()).ok().map(File::from)
     }
 
     pub(crate) fn reading<'r>(&'r self, phase: Phase, captures: Option<&'r Captures>) -> Reading<'r> {

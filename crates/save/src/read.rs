@@ -60,6 +60,22 @@ pub(crate) struct Findings {
     pub(crate) unrepresentable: Vec<PathBytes>,
 }
 
+impl Findings {
+    /// Adds what an earlier pass found.
+    pub(crate) fn join(&mut self, earlier: Findings) {
+        for (all, more) in [
+            (&mut self.deferred, earlier.deferred),
+            (&mut self.torn, earlier.torn),
+            (&mut self.grew, earlier.grew),
+            (&mut self.unrepresentable, earlier.unrepresentable),
+        ] {
+            all.extend(more);
+            all.sort();
+            all.dedup();
+        }
+    }
+}
+
 /// Reads for one pass of a save.
 pub(crate) struct Reading<'a> {
     pub(crate) upper: BorrowedFd<'a>,

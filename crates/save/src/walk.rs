@@ -343,7 +343,7 @@ impl Visit for Collector<'_> {
             && matches!(seen.node.what, What::File { metacopy: None })
         {
             let name = split(&seen.node.path).1.to_vec();
-            captures.take(dir, &name, &mut seen.node)?;
+            captures.take(dir, &name, &mut seen.node, self.cancel);
         }
         Ok(self.walked.push(&seen)?)
     }
