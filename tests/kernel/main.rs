@@ -7,6 +7,8 @@
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a test runner talks to whoever started it")]
 
+#[path = "cases/choice.rs"]
+mod choice;
 #[path = "cases/container.rs"]
 mod container;
 #[path = "cases/foreign.rs"]
@@ -21,6 +23,8 @@ mod hostile;
 mod killed;
 #[path = "cases/memory.rs"]
 mod memory;
+#[path = "cases/moving.rs"]
+mod moving;
 #[path = "cases/program.rs"]
 mod program;
 #[path = "cases/runtimes.rs"]
@@ -77,6 +81,8 @@ fn main() -> ExitCode {
         killed::cases(),
         memory::cases(),
         together::cases(),
+        choice::cases(),
+        moving::cases(),
     ];
     let trials = cases.into_iter().flatten().map(Case::into_trial).collect();
     let conclusion = libtest_mimic::run(&arguments, trials);

@@ -1,6 +1,8 @@
 //! What the cases of saving share.
 
-use anyhow::{Result, ensure};
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
 use harness::Ran;
 
 /// What a program must say when it ends badly.
@@ -24,6 +26,16 @@ impl Says for Ran {
         ensure!(self.stdout.is_empty(), "`{}` answers: {}", self.line, self.stdout_text());
         Ok(())
     }
+}
+
+/// What `-o json` printed.
+pub(crate) fn answer(ran: &Ran) -> Result<serde_json::Value> {
+    serde_json::from_slice(&ran.stdout).with_context(|| format!("`{}` says: {}", ran.line, ran.stderr_text()))
+}
+
+/// A path as a word of a command line.
+pub(crate) fn path_text(path: &Path) -> Result<&str> {
+    path.to_str().context("a path in UTF-8")
 }
 
 /// Bytes that do not compress, the same for the same seed.
