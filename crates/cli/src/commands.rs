@@ -3,7 +3,7 @@
 //! The first paragraph of a manual is what the help screen says; the whole is in `headstart help COMMAND`
 //! and in the reference.
 
-mod commit;
+pub(crate) mod commit;
 mod completions;
 mod diff;
 mod export;

@@ -16,7 +16,8 @@ use crate::progress::{self, Progress};
 /// See the module.
 #[derive(Debug)]
 pub(crate) struct Context {
-    root: PathBuf,
+    /// Not known to a user without a home; most of the help needs none.
+    root: Option<PathBuf>,
     run_dir: PathBuf,
     progress: progress::Mode,
     /// Only the answer is printed, and in tables only ids.
@@ -26,11 +27,8 @@ pub(crate) struct Context {
 
 impl Context {
     pub(crate) fn new(global: &GlobalArgs) -> Result<Self, Failure> {
-        let root = match &global.root {
-            Some(root) => root.clone(),
-            None => default_root()?,
-        };
-        let run_dir = environment::RUN.get().map_or_else(|| default_run_dir(&root), PathBuf::from);
+        let root = global.root.clone().or_else(default_root);
+        let run_dir = environment::RUN.get().map_or_else(|| default_run_dir(root.as_deref()), PathBuf::from);
         let cancel = Cancel::listen().map_err(|error| Failure::io("signals", &error))?;
         let progress = if global.quiet { progress::Mode::None } else { global.progress };
         Ok(Self { root, run_dir, progress, quiet: global.quiet, cancel })
@@ -38,7 +36,7 @@ impl Context {
 
     /// The images.
     pub(crate) fn store(&self) -> Result<Store, Failure> {
-        Ok(Store::open(&self.root)?)
+        Ok(Store::open(self.root()?)?)
     }
 
     /// For what must not outlive a reboot.
@@ -46,9 +44,16 @@ impl Context {
         &self.run_dir
     }
 
+    fn root(&self) -> Result<&Path, Failure> {
+        self.root.as_deref().ok_or_else(|| {
+            Failure::usage("state directory: neither HOME nor XDG_DATA_HOME is set")
+                .hint("headstart --root DIR images")
+        })
+    }
+
     /// For files that may be deleted at any time.
-    pub(crate) fn state_dir(&self) -> PathBuf {
-        self.root.join("state")
+    pub(crate) fn state_dir(&self) -> Result<PathBuf, Failure> {
+        Ok(self.root()?.join("state"))
     }
 
     pub(crate) fn progress(&self) -> Progress {
@@ -86,29 +91,24 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn default_root() -> Result<PathBuf, Failure> {
+fn default_root() -> Option<PathBuf> {
     if let Some(root) = environment::ROOT.get() {
-        return Ok(root.into());
+        return Some(root.into());
     }
     if is_root() {
-        return Ok("/var/lib/headstart".into());
+        return Some("/var/lib/headstart".into());
     }
     let absolute = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let data = absolute("XDG_DATA_HOME").or_else(|| Some(absolute("HOME")?.join(".local/share")));
-    match data {
-        Some(data) => Ok(data.join("headstart")),
-        None => Err(Failure::usage("state directory: neither HOME nor XDG_DATA_HOME is set")
-            .hint("headstart --root DIR images")),
-    }
+    data.map(|data| data.join("headstart"))
 }
 
-fn default_run_dir(root: &Path) -> PathBuf {
-    if is_root() {
-        return "/run/headstart".into();
-    }
-    match std::env::var_os("XDG_RUNTIME_DIR").filter(|dir| Path::new(dir).is_absolute()) {
-        Some(dir) => PathBuf::from(dir).join("headstart"),
-        None => root.join("run"),
+fn default_run_dir(root: Option<&Path>) -> PathBuf {
+    let runtime = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|dir| dir.is_absolute());
+    match (runtime, root) {
+        (Some(dir), _) if !is_root() => dir.join("headstart"),
+        (None, Some(root)) if !is_root() => root.join("run"),
+        _ => "/run/headstart".into(),
     }
 }
 

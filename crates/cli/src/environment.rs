@@ -36,8 +36,13 @@ pub(crate) const COMPLETE: Variable = Variable {
     meaning: "Set by the completion scripts that `headstart completions` prints; names the shell that asks.",
 };
 
+pub(crate) const SEALED_LOG: Variable = Variable {
+    name: "HEADSTART_SEALED_LOG",
+    meaning: "Set by `commit --wait sealed` for the process that goes on: where it writes what goes wrong.",
+};
+
 /// All, for the reference.
-pub(crate) const ALL: [&Variable; 5] = [&ROOT, &RUN, &SOURCE_DATE_EPOCH, &NO_COLOR, &COMPLETE];
+pub(crate) const ALL: [&Variable; 6] = [&ROOT, &RUN, &SOURCE_DATE_EPOCH, &NO_COLOR, &COMPLETE, &SEALED_LOG];
 
 impl Variable {
     /// Its value; one that is empty counts as not set.

@@ -28,6 +28,12 @@ impl Exit {
         Self::Interrupted,
     ];
 
+    /// What the status of another process of ours means.
+    pub(crate) fn from_code(code: Option<i32>) -> Self {
+        let is_same = |exit: &&Self| Some(i32::from(exit.code())) == code;
+        Self::ALL.iter().find(is_same).copied().unwrap_or(Self::Failed)
+    }
+
     pub(crate) fn code(self) -> u8 {
         match self {
             Self::Done => 0,

@@ -61,10 +61,11 @@ impl Output {
         staged.push(name);
         staged.push(format!(".{}", std::process::id()));
         let staged = path.with_file_name(staged);
+        // of a dead process with our id, or put there by somebody else
+        let _ = std::fs::remove_file(&staged);
         let file = File::options()
             .write(true)
-            .create(true)
-            .truncate(true)
+            .create_new(true)
             .open(&staged)
             .map_err(|error| Failure::io(path.display(), &error))?;
         Ok(Self::Whole { file, staged, path, done: false })

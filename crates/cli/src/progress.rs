@@ -117,7 +117,7 @@ impl Progress {
         let mut stage = self.lock();
         let Some(stage) = stage.as_mut() else { return };
         match self.how {
-            How::Bar => stage.bar().set_position(done),
+            How::Bar => stage.show(done),
             How::Json => stage.tell_json(done, false),
             How::Plain | How::Silent => {}
         }
@@ -131,12 +131,13 @@ impl Progress {
             How::Json => stage.tell_json(done, true),
             How::Plain if self.started.elapsed() >= PATIENCE => output::tell(&stage.line(done)),
             // only a stage that has been seen leaves a line
-            How::Bar if stage.bar.is_some() => {
-                let line = stage.line(done);
-                stage.bar().finish_and_clear();
-                output::tell(&line);
+            How::Bar => {
+                if let Some(bar) = stage.bar.take() {
+                    bar.finish_and_clear();
+                    output::tell(&stage.line(done));
+                }
             }
-            How::Bar | How::Plain | How::Silent => {}
+            How::Plain | How::Silent => {}
         }
     }
 
@@ -155,34 +156,58 @@ impl Drop for Progress {
 }
 
 impl Stage {
-    fn bar(&mut self) -> &ProgressBar {
-        self.bar.get_or_insert_with(|| {
+    fn show(&mut self, done: u64) {
+        let figures = self.figures(done);
+        let bar = self.bar.get_or_insert_with(|| {
             let template = match self.total {
-                Some(_) => " {msg:12} [{bar:20}] {percent:>3} %   {decimal_bytes} of {decimal_total_bytes}   {decimal_bytes_per_sec}   {eta} left",
-                None => " {msg:12} {decimal_bytes}   {decimal_bytes_per_sec}",
+                Some(_) => " {prefix:12} [{bar:20}] {percent:>3} %   {msg}",
+                None => " {prefix:12} {msg}",
             };
-            let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style =
+                ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
             let bar = ProgressBar::with_draw_target(self.total, ProgressDrawTarget::stderr());
             bar.set_style(style.progress_chars("=> "));
-            bar.with_message(self.name).with_elapsed(self.started.elapsed())
-        })
+            bar.with_prefix(self.name)
+        });
+        bar.set_message(figures);
+        bar.set_position(done);
     }
 
-    /// ` pack         1.3 GB   212 MB/s   6.1 s`
-    fn line(&self, done: u64) -> String {
-        let elapsed = self.started.elapsed();
-        let seconds = elapsed.as_secs_f64();
-        let duration = human::duration(elapsed);
-        if done == 0 || seconds <= 0.0 {
-            return format!(" {:12} {duration}", self.name);
+    /// `0.8 of 1.3 GB   190 MB/s   3 s left`, as far as it is known.
+    fn figures(&self, done: u64) -> String {
+        let rate = self.rate(done);
+        let Some(total) = self.total else {
+            return format!("{}   {}/s", human::size(done), human::size(rate));
+        };
+        let of = format!("{} of {}   {}/s", human::size(done), human::size(total), human::size(rate));
+        match total.saturating_sub(done).checked_div(rate) {
+            Some(seconds) => format!("{of}   {} left", human::duration(Duration::from_secs(seconds.max(1)))),
+            None => of,
         }
+    }
+
+    /// Bytes in a second, over the whole stage: what it did while nobody looked counts, too.
+    fn rate(&self, done: u64) -> u64 {
+        let seconds = self.started.elapsed().as_secs_f64();
         #[expect(
             clippy::cast_possible_truncation,
             clippy::cast_sign_loss,
             reason = "a rate for people; `as` saturates"
         )]
-        let rate = (done as f64 / seconds) as u64;
-        format!(" {:12} {}   {}/s   {duration}", self.name, human::size(done), human::size(rate))
+        let rate = (done as f64 / seconds.max(1e-9)) as u64;
+        rate
+    }
+
+    /// ` pack         1.3 GB   212 MB/s   6.1 s`
+    fn line(&self, done: u64) -> String {
+        let duration = human::duration(self.started.elapsed());
+        match done {
+            0 => format!(" {:12} {duration}", self.name),
+            _ => {
+                let rate = human::size(self.rate(done));
+                format!(" {:12} {}   {rate}/s   {duration}", self.name, human::size(done))
+            }
+        }
     }
 
     fn tell_json(&self, bytes: u64, done: bool) {
@@ -220,5 +245,10 @@ mod tests {
         let line = stage.line(400_000_000);
         assert!(line.starts_with(" pack         400 MB   "), "{line}");
         assert!(line.ends_with("   2 s"), "{line}");
+        let stage = Stage { total: Some(800_000_000), ..stage };
+        let figures = stage.figures(400_000_000);
+        assert!(figures.starts_with("400 MB of 800 MB   "), "{figures}");
+        assert!(figures.ends_with(" s left"), "{figures}");
+        assert!(!stage.figures(0).contains("left"), "nothing is known of the rate");
     }
 }

@@ -8,7 +8,7 @@ pub(crate) use layer::judge::TimePolicy;
 pub(crate) use layer::plan::LeftOut;
 pub(crate) use layer::xattr::XattrPolicy;
 pub(crate) use save::request::{
-    Compression, DiffKind, DiffLine, Report, Request, Selection, Shape, Wait, WithEnv, Words,
+    Compression, DiffKind, DiffLine, Report, Request, Selection, Shape, WithEnv, Words,
 };
 pub(crate) use save::source::{FindOptions, Spec};
 
@@ -23,6 +23,10 @@ impl save::request::Progress for Progress {
 
     fn advance(&self, bytes: u64) {
         Self::advance(self, bytes);
+    }
+
+    fn sealed(&self, moments: &save::request::Moments) {
+        crate::commands::commit::detached::tell(moments);
     }
 }
 

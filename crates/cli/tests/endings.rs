@@ -1,5 +1,10 @@
 //! How the program ends: exit status, errors, signals, pipes.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy lets only functions with #[test] unwrap, not what they share"
+)]
+
 mod common;
 
 use std::os::unix::process::CommandExt as _;

@@ -1,5 +1,10 @@
 //! Images in a store and in archives, from the command line.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy lets only functions with #[test] unwrap, not what they share"
+)]
+
 mod common;
 
 use std::io::Write as _;

@@ -1,5 +1,10 @@
 //! Help screens and the reference that is made from them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "clippy lets only functions with #[test] unwrap, not what they share"
+)]
+
 mod common;
 
 use std::path::Path;

@@ -13,6 +13,9 @@ use std::cmp::Ordering;
 /// A path relative to the root of an image, in bytes: Linux names are not text.
 pub type PathBytes = Vec<u8>;
 
+/// Names of extended attributes with their values.
+pub type Xattrs = Vec<(Vec<u8>, Vec<u8>)>;
+
 /// One path as a layer describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Entry {
@@ -78,7 +81,7 @@ pub struct Meta {
     /// Last change of the bytes.
     pub mtime: Time,
     /// Extended attributes that the policy lets through, sorted by name.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
 }
 
 /// Seconds and nanoseconds since 1970; `nanos` counts forward from `secs` even before 1970.

@@ -33,6 +33,8 @@ pub struct Frame {
     pub blob_offset: u64,
     /// Its compressed length.
     pub blob_len: u32,
+    /// CRC-32 (IEEE) of its bytes in the blob.
+    pub check: u32,
 }
 
 impl Frame {
@@ -47,7 +49,24 @@ impl Frame {
     pub fn blob_end(&self) -> u64 {
         self.blob_offset + u64::from(self.blob_len)
     }
+
+    /// Reads its bytes into `coded`, which has its length, and compares them with the check.
+    ///
+    /// Digests are of whole blobs, and what is taken over gets a new one: without a check of its own, a
+    /// damaged frame would become part of a layer that is whole by its digest.
+    pub(crate) fn read(&self, blob: &File, coded: &mut [u8]) -> io::Result<()> {
+        blob.read_exact_at(coded, self.blob_offset)?;
+        match crc32fast::hash(coded) {
+            check if check == self.check => Ok(()),
+            _ => Err(io::Error::new(io::ErrorKind::InvalidData, FrameDamaged)),
+        }
+    }
 }
+
+/// The bytes of a frame are not those that were packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("frame does not match its checksum")]
+pub struct FrameDamaged;
 
 /// SHA-256 in the middle of a stream, as sha2 0.11 serialises it: eight chaining words and the number
 /// of whole blocks in little-endian, then the number of pending bytes and the bytes.
@@ -135,7 +154,7 @@ impl FrameMap {
 /// A finished blob and its map: what earlier layers are taken over from.
 #[derive(Debug, Clone)]
 pub struct Sealed {
-    /// The blob; its bytes are as they were when the map was made.
+    /// The blob.
     pub file: Arc<File>,
     /// Its map.
     pub map: Arc<FrameMap>,
@@ -146,7 +165,8 @@ impl Sealed {
     ///
     /// # Errors
     /// [`io::ErrorKind::UnexpectedEof`] beyond the end, [`io::ErrorKind::InvalidData`] when blob and map
-    /// do not belong together, and errors of the file. The bytes are not checked against a digest.
+    /// do not belong together, with [`FrameDamaged`] inside when the blob has changed, and errors of the
+    /// file.
     pub fn read_range(&self, tar_offset: u64, buf: &mut [u8]) -> io::Result<()> {
         Reader::new(self.clone())?.read_exact_at(tar_offset, buf)
     }
@@ -205,16 +225,17 @@ impl Reader {
     }
 
     fn part(&mut self, index: usize, frame: Frame, range: Range<usize>, buf: &mut [u8]) -> io::Result<()> {
-        let format = self.sealed.map.compression;
-        if format == Compression::None {
-            return self.sealed.file.read_exact_at(buf, frame.blob_offset + range.start as u64);
-        }
         if self.held != Some(index) {
             self.held = None;
-            self.coded.resize(frame.blob_len as usize, 0);
             self.raw.resize(frame.tar_len as usize, 0);
-            self.sealed.file.read_exact_at(&mut self.coded, frame.blob_offset)?;
-            self.decoder.decode(format, &self.coded, &mut self.raw)?;
+            match self.sealed.map.compression {
+                Compression::None => frame.read(&self.sealed.file, &mut self.raw)?,
+                format => {
+                    self.coded.resize(frame.blob_len as usize, 0);
+                    frame.read(&self.sealed.file, &mut self.coded)?;
+                    self.decoder.decode(format, &self.coded, &mut self.raw)?;
+                }
+            }
             self.held = Some(index);
         }
         buf.copy_from_slice(&self.raw[range]);

@@ -28,7 +28,8 @@ use crate::ids::IdMap;
 use crate::lowers::{Found, LowerNode, Lowers, Merged};
 use crate::node::{Node, NodeError, Opaque, What};
 use crate::plan::{LeftOut, Source, Step, Was};
-use crate::table::{ContentHash, Record, Records, TableError};
+use crate::scan::Select;
+use crate::table::{Content, ContentHash, Record, Records, TableError};
 use crate::tiers::{Said, Tiers};
 
 /// A directory of the base with more names than this is hidden by one marker instead of one by one.
@@ -43,6 +44,8 @@ pub struct Seen {
     pub hash: Option<ContentHash>,
     /// It was compared with the base before and found equal, and did not change since.
     pub is_base: bool,
+    /// The inode was known under another path: its bytes are likely packed already.
+    pub is_moved: bool,
 }
 
 /// The walk of the upper, told again.
@@ -110,7 +113,6 @@ impl TimePolicy {
 }
 
 /// The two sides of the comparison.
-#[derive(Debug)]
 pub struct Sides<'a> {
     /// The base.
     pub lowers: &'a Lowers,
@@ -122,6 +124,20 @@ pub struct Sides<'a> {
     pub times: TimePolicy,
     /// Nothing of the base shows in the right side: two trees are compared.
     pub upper_is_whole: bool,
+    /// Which paths belong to what is saved; asked of those that the walk does not tell.
+    pub select: &'a dyn Fn(&[u8], bool) -> Select,
+    /// Bytes that own layers have under a path that is no longer theirs: a file that was renamed, or is
+    /// below a directory that was, is written again, and its frames are taken over.
+    pub elsewhere: &'a HashMap<ContentHash, (usize, Content)>,
+}
+
+impl std::fmt::Debug for Sides<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sides")
+            .field("lowers", &self.lowers)
+            .field("times", &self.times)
+            .finish_non_exhaustive()
+    }
 }
 
 /// Why no decision was reached.
@@ -386,6 +402,14 @@ impl Judge<'_> {
             () => find(left_dir.base.as_ref())?,
         };
         let left = self.left(&said, left_base, left_dir.absent)?;
+        if seen.is_none() && said.is_none() {
+            // nobody may delete what does not belong to the save
+            match (self.sides.select)(path, matches!(left, Left::Dir { .. })) {
+                Select::Take => {}
+                Select::Skip => return Ok(()),
+                Select::Context => return self.pass_through(path, &right_base, left),
+            }
+        }
         let held = said.and_then(|said| said.held);
         let Some(right) = self.right(path, seen, &right_base, right_dir, &left)? else {
             // cannot be decided now: it stays as it is below
@@ -408,6 +432,17 @@ impl Judge<'_> {
             Right::Seen(seen) => self.seen(seen, &right_base, right_dir, left, held),
             Right::Lower(lower) => self.lower(path, &lower, left, held),
         }
+    }
+
+    /// A directory that matters only for what is in it: it stays as it is on the left.
+    fn pass_through(&mut self, path: &[u8], right_base: &Found, left: Left) -> Result<(), JudgeError> {
+        let Left::Dir { meta: Some(meta), .. } = &left else { return Ok(()) };
+        let entry = Entry { path: path.to_vec(), kind: Kind::Dir, meta: meta.clone() };
+        let base = match right_base {
+            Found::Dir(_, merged) => Some(Rc::clone(merged)),
+            _ => None,
+        };
+        self.enter(entry, true, base, left, None)
     }
 
     fn left(&self, said: &Option<Said>, base: Found, absent: bool) -> Result<Left, JudgeError> {
@@ -642,7 +677,7 @@ impl Judge<'_> {
                 && record.entry.meta.mtime == entry.meta.mtime
         };
         match seen.hash {
-            None if held.is_some_and(is_likely) => self.hash(seen, right_dir),
+            None if seen.is_moved || held.is_some_and(is_likely) => self.hash(seen, right_dir),
             known => Ok(known),
         }
     }
@@ -820,6 +855,10 @@ impl Judge<'_> {
             }
             (held, None) if source == Source::Nothing => member_of(held, &entry).unwrap_or(source),
             _ => source,
+        };
+        let source = match (source, hash.and_then(|hash| self.sides.elsewhere.get(&hash))) {
+            (Source::Upper(_), Some(&(layer, content))) => Source::Data { layer, content },
+            (source, _) => source,
         };
         let taken = match source {
             Source::Member { layer, .. } => Some(layer),

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 
 use rustix::fs::{AtFlags, FileType, StatxFlags};
 
-use crate::entry::{Kind, Meta, PathBytes, Time};
+use crate::entry::{Kind, Meta, PathBytes, Time, Xattrs};
 use crate::ids::IdMap;
 use crate::wire::{Malformed, Put, Take};
 use crate::xattr::{self, XattrPolicy};
@@ -32,11 +32,6 @@ impl Semantics {
             Semantics::Trusted => Some(b"trusted.overlay."),
             Semantics::User => Some(b"user.overlay."),
         }
-    }
-
-    /// The full name of a marker such as `opaque`.
-    pub(crate) fn marker(self, name: &str) -> Option<Vec<u8>> {
-        self.prefix().map(|prefix| [prefix, name.as_bytes()].concat())
     }
 }
 
@@ -135,7 +130,7 @@ pub struct Node {
     /// The inode.
     pub stat: Stat,
     /// Extended attributes that the policy keeps, unescaped, as on disk, sorted.
-    pub xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub xattrs: Xattrs,
     /// Only here because something below it is selected: its own attributes are nobody's wish.
     pub context: bool,
 }
@@ -181,8 +176,11 @@ fn time(at: rustix::fs::StatxTimestamp) -> Time {
     Time { secs: at.tv_sec, nanos: at.tv_nsec.min(999_999_999) }
 }
 
+/// Type, device numbers of a device, and the rest of what `statx` says.
+pub(crate) type Found = (FileType, (u32, u32), Stat);
+
 /// `statx` without following a final symlink; `None` where the name does not exist.
-pub(crate) fn stat(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<(FileType, (u32, u32), Stat)>> {
+pub(crate) fn stat(dir: BorrowedFd<'_>, name: &[u8]) -> io::Result<Option<Found>> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::NO_AUTOMOUNT | AtFlags::EMPTY_PATH;
     let wanted = StatxFlags::BASIC_STATS | StatxFlags::BTIME;
     let found = match rustix::fs::statx(dir, name, flags, wanted) {

@@ -269,6 +269,21 @@ mod tests {
         assert_eq!(read, records);
     }
 
+    /// Written by the first release. When this fails, the bytes of a record have changed: raise the version.
+    #[test]
+    fn a_table_of_version_1_reads() {
+        let golden = include_bytes!("../tests/golden/layer-table-v1");
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, golden).unwrap();
+        let (records, written) = sample();
+        let read: Vec<Record> = Table::open(file).unwrap().records().map(Result::unwrap).collect();
+        assert_eq!(read, records);
+        let mut bytes = Vec::new();
+        std::io::Seek::rewind(&mut &written).unwrap();
+        std::io::Read::read_to_end(&mut &written, &mut bytes).unwrap();
+        assert_eq!(bytes, golden);
+    }
+
     #[test]
     fn every_torn_or_changed_table_is_refused() {
         let (_, file) = sample();

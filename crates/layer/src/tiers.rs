@@ -33,6 +33,9 @@ pub(crate) struct Tiers<'a> {
     next: Option<Said>,
 }
 
+/// A path and what each layer that has it says.
+type Gathered = (PathBytes, Vec<(usize, Record)>);
+
 #[derive(Debug)]
 struct Level {
     path: PathBytes,
@@ -60,7 +63,7 @@ impl<'a> Tiers<'a> {
     }
 
     /// The records of the least path, by layer.
-    fn gather(&mut self) -> Result<Option<(PathBytes, Vec<(usize, Record)>)>, TableError> {
+    fn gather(&mut self) -> Result<Option<Gathered>, TableError> {
         let mut least: Option<PathBytes> = None;
         for table in &mut self.tables {
             // an error is the head of its table until it is taken below

@@ -3,18 +3,25 @@
 //! Reading never panics and never allocates by an untrusted length: a count is checked against the
 //! bytes that are there.
 
-use crate::entry::Time;
+use crate::entry::{Time, Xattrs};
 
 /// A record does not read as what it should be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("malformed record: {0}")]
-pub struct Malformed(pub &'static str);
+pub struct Malformed(
+    /// What is wrong with it.
+    pub &'static str,
+);
 
 /// Appends the shapes to a buffer.
 pub trait Put {
+    /// A number, in 1 to 10 bytes.
     fn number(&mut self, value: u64);
+    /// A count and that many bytes.
     fn bytes(&mut self, bytes: &[u8]);
+    /// Seconds and nanoseconds.
     fn time(&mut self, time: Time);
+    /// A count and that many names with values.
     fn pairs(&mut self, pairs: &[(Vec<u8>, Vec<u8>)]);
 }
 
@@ -52,12 +59,20 @@ impl Put for Vec<u8> {
 pub struct Take<'a>(pub &'a [u8]);
 
 impl<'a> Take<'a> {
+    /// One byte.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the record ends early or says what cannot be.
     pub fn byte(&mut self) -> Result<u8, Malformed> {
         let (&first, rest) = self.0.split_first().ok_or(Malformed("ends early"))?;
         self.0 = rest;
         Ok(first)
     }
 
+    /// A number.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the record ends early or says what cannot be.
     pub fn number(&mut self) -> Result<u64, Malformed> {
         let mut value = 0u64;
         for shift in (0..64).step_by(7) {
@@ -74,16 +89,28 @@ impl<'a> Take<'a> {
         Err(Malformed("number over 64 bits"))
     }
 
+    /// A number below 2³².
+    ///
+    /// # Errors
+    /// [`Malformed`] when the record ends early or says what cannot be.
     pub fn number32(&mut self) -> Result<u32, Malformed> {
         u32::try_from(self.number()?).map_err(|_| Malformed("number over 32 bits"))
     }
 
+    /// So many bytes as they are.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the record ends early or says what cannot be.
     pub fn fixed<const N: usize>(&mut self) -> Result<[u8; N], Malformed> {
         let (head, rest) = self.0.split_first_chunk::<N>().ok_or(Malformed("ends early"))?;
         self.0 = rest;
         Ok(*head)
     }
 
+    /// Counted bytes.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the record ends early or says what cannot be.
     pub fn bytes(&mut self) -> Result<&'a [u8], Malformed> {
         let len = usize::try_from(self.number()?).map_err(|_| Malformed("length over memory"))?;
         let (head, rest) = self.0.split_at_checked(len).ok_or(Malformed("ends early"))?;
@@ -91,6 +118,10 @@ impl<'a> Take<'a> {
         Ok(head)
     }
 
+    /// A time.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the record ends early or says what cannot be.
     pub fn time(&mut self) -> Result<Time, Malformed> {
         let zigzag = self.number()?;
         let secs = (zigzag >> 1).cast_signed() ^ -((zigzag & 1).cast_signed());
@@ -101,7 +132,11 @@ impl<'a> Take<'a> {
         Ok(Time { secs, nanos })
     }
 
-    pub fn pairs(&mut self) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Malformed> {
+    /// Names with values.
+    ///
+    /// # Errors
+    /// [`Malformed`] when the record ends early or says what cannot be.
+    pub fn pairs(&mut self) -> Result<Xattrs, Malformed> {
         let count = self.number()?;
         let mut pairs = Vec::new();
         for _ in 0..count {

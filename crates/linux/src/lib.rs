@@ -13,6 +13,7 @@ pub mod guard;
 pub mod idmap;
 pub mod lease;
 pub mod mountinfo;
+pub mod page;
 pub mod process;
 pub mod resolve;
 pub mod stamp;

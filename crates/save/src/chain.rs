@@ -99,8 +99,30 @@ pub(crate) struct Chain {
     pub(crate) knowledge: Option<Knowledge>,
     /// The image that holds the layers.
     pub(crate) manifest: Option<Digest>,
-    /// There were layers, and they cannot be used.
-    pub(crate) lost: bool,
+    /// There were layers, and why they cannot be used.
+    pub(crate) lost: Option<Lost>,
+}
+
+/// Why the layers of a chain cannot be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Lost {
+    /// They, or what is known of them, are no longer there.
+    Gone,
+    /// One has other bytes than were packed.
+    Damaged(Digest),
+}
+
+impl std::fmt::Display for Lost {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Lost::Gone => write!(f, "earlier layers of this container are gone: everything is packed again"),
+            Lost::Damaged(digest) => write!(
+                f,
+                "layer {digest} is damaged in the store: everything is packed again, and earlier images that \
+                 have this layer cannot be used"
+            ),
+        }
+    }
 }
 
 /// What identifies a directory as long as it lives.
@@ -142,11 +164,11 @@ impl Chain {
         let state = store.root().join("state");
         let boot_id = boot_id()?;
         let mut chain =
-            Chain { state, key, boot_id, tiers: Vec::new(), knowledge: None, manifest: None, lost: false };
+            Chain { state, key, boot_id, tiers: Vec::new(), knowledge: None, manifest: None, lost: None };
         let Some(file) = fs::read(chain.path("json")).ok() else { return Ok(chain) };
         let parsed = serde_json::from_slice::<ChainFile>(&file).ok().filter(|file| file.version == VERSION);
         let Some(file) = parsed else {
-            chain.lost = true;
+            chain.lost = Some(Lost::Gone);
             return Ok(chain);
         };
         if file.boot_id == chain.boot_id {
@@ -160,7 +182,7 @@ impl Chain {
                 chain.tiers = tiers;
                 chain.manifest = Some(file.manifest);
             }
-            None => chain.lost = true,
+            None => chain.lost = Some(Lost::Gone),
         }
         Ok(chain)
     }
@@ -194,6 +216,17 @@ impl Chain {
     /// How many layers have nothing in them that was deleted or replaced, from the bottom.
     pub(crate) fn clean(&self) -> usize {
         self.tiers.iter().take_while(|tier| tier.record.buried == (0, 0)).count()
+    }
+
+    /// Gives the layers up: the next plan has all bytes from the upper.
+    pub(crate) fn lose(&mut self, why: Lost) {
+        self.tiers.clear();
+        self.lost = Some(why);
+    }
+
+    /// The first layer that does not read as what its digest says. Reads all of them.
+    pub(crate) fn damaged(&self, store: &Store) -> Option<Digest> {
+        self.tiers.iter().map(|tier| tier.record.digest).find(|digest| store.verify(digest).is_err())
     }
 
     /// A file beside the caches, to be renamed into place.
@@ -255,6 +288,69 @@ fn stay(sizes: &[u64], bytes: u64, most: usize) -> usize {
     stay
 }
 
+/// Removes caches that no save can use any more: of layers that the store no longer has, of containers that
+/// were saved before the last boot and whose image is gone, and what dead saves left half written. Returns
+/// how many bytes that was.
+///
+/// A running save loses nothing: its layers have names before their caches have, and files of its own are
+/// told by its process id. At worst (that process in another pid namespace) the next save is a whole one.
+///
+/// # Errors
+/// Those of listing; what cannot be removed stays.
+pub fn sweep(store: &Store) -> io::Result<u64> {
+    let state = store.root().join("state");
+    let boot_id = boot_id()?;
+    let mut freed = 0;
+    for entry in entries(&state.join("layers"))? {
+        let name = entry.file_name();
+        let Some((stem, extension)) = name.to_str().and_then(|name| name.rsplit_once('.')) else { continue };
+        let is_unused = match extension {
+            "table" | "frames" => {
+                format!("sha256:{stem}").parse().is_ok_and(|digest: Digest| is_gone(store, &digest))
+            }
+            "tmp" => writer(stem).is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists()),
+            _ => false,
+        };
+        freed += if is_unused { remove(&entry) } else { 0 };
+    }
+    for entry in entries(&state.join("chains"))? {
+        let path = entry.path();
+        if path.extension().is_none_or(|extension| extension != "json") {
+            continue;
+        }
+        let chain = fs::read(&path).ok().and_then(|text| serde_json::from_slice::<ChainFile>(&text).ok());
+        let is_old = |chain: &ChainFile| chain.boot_id != boot_id && is_gone(store, &chain.manifest);
+        if chain.is_none_or(|chain| is_old(&chain)) {
+            freed += fs::metadata(path.with_extension("known")).map_or(0, |metadata| metadata.len());
+            let _ = fs::remove_file(path.with_extension("known"));
+            freed += remove(&entry);
+        }
+    }
+    Ok(freed)
+}
+
+fn is_gone(store: &Store, digest: &Digest) -> bool {
+    store.blob(digest).is_err_and(|error| error.kind() == registry::Kind::NotFound)
+}
+
+/// The process that writes `KEY-PID.NAME.tmp`, from what stands before `.tmp`.
+fn writer(stem: &str) -> Option<u32> {
+    stem.split_once('-')?.1.split_once('.')?.0.parse().ok()
+}
+
+fn entries(dir: &Path) -> io::Result<Vec<fs::DirEntry>> {
+    match fs::read_dir(dir) {
+        Ok(entries) => entries.collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
+}
+
+fn remove(entry: &fs::DirEntry) -> u64 {
+    let len = entry.metadata().map_or(0, |metadata| metadata.len());
+    if fs::remove_file(entry.path()).is_ok() { len } else { 0 }
+}
+
 /// The directories of a chain's identity.
 pub(crate) fn borrowed<'a>(dirs: impl IntoIterator<Item = &'a std::os::fd::OwnedFd>) -> Vec<BorrowedFd<'a>> {
     dirs.into_iter().map(AsFd::as_fd).collect()
@@ -263,6 +359,16 @@ pub(crate) fn borrowed<'a>(dirs: impl IntoIterator<Item = &'a std::os::fd::Owned
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Written by the first release. When this fails, raise the version.
+    #[test]
+    fn a_chain_of_version_1_reads() {
+        let golden = include_str!("../tests/golden/chain-v1.json");
+        let chain: ChainFile = serde_json::from_str(golden).unwrap();
+        assert_eq!((chain.version, chain.tiers.len()), (VERSION, 1));
+        assert_eq!((chain.tiers[0].buried, chain.tiers[0].saves), ((3, 4096), 2));
+        assert_eq!(serde_json::to_string(&chain).unwrap(), golden.trim_end());
+    }
 
     #[test]
     fn layers_stay_when_they_are_large_beside_what_comes_above() {

@@ -19,7 +19,7 @@
 //! Nothing has a name before [`registry::Store::publish`], which is atomic. Dying at any earlier point
 //! leaves ingests that the next collection removes, and a container that its guard thaws.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 use std::time::Instant;
@@ -28,10 +28,11 @@ use layer::compose::{Addition, Composer};
 use layer::frames::Sealed;
 use layer::pack::PackOptions;
 use layer::plan::{LeftOut, Plan, Totals};
-use layer::table::Table;
+use layer::table::{ContentHash, Table};
 use registry::{Ingest, Store};
 
-use crate::chain::{Chain, MAX_TIERS};
+use crate::chain::{Chain, Lost, MAX_TIERS};
+use crate::compare::compare;
 use crate::error::SaveError;
 use crate::held::Captures;
 use crate::image::{self, NewLayer};
@@ -40,7 +41,7 @@ use crate::knowledge::Knowledge;
 use crate::pause::{self, DEADLINE, Pause, PauseError, PauseTarget};
 use crate::read::{Findings, Phase, Reading};
 use crate::request::{DiffKind, DiffLine, Moments, Progress, Report, Request, Shape};
-use crate::walk::{Directories, Trust, Walked};
+use crate::walk::{Directories, Elsewhere, Trust, Walked};
 use crate::watch::{Touched, Watch};
 
 /// Up to this much is read in the pause itself: doing it before would cost more than it saves.
@@ -68,11 +69,29 @@ pub fn commit(
     // what the chain builds on must not be collected while it is used
     let pin = chain.manifest.and_then(|manifest| store.pin(&manifest).ok());
     if chain.manifest.is_some() && pin.is_none() {
-        chain.tiers.clear();
-        chain.lost = true;
+        chain.lose(Lost::Gone);
+    }
+    if request.verify
+        && let Some(digest) = chain.damaged(store)
+    {
+        chain.lose(Lost::Damaged(digest));
     }
     let mut saving = Saving::new(&job, &chain, start);
-    saving.save(run_dir)?;
+    let saved = saving.save(run_dir);
+    let whole;
+    match saved {
+        Ok(()) => {}
+        // what lies in the upper is right whatever became of an earlier layer
+        Err(error) if error.is_of_earlier_layers() => {
+            drop(saving);
+            let Some(digest) = chain.damaged(store) else { return Err(error) };
+            chain.lose(Lost::Damaged(digest));
+            whole = chain;
+            saving = Saving::new(&job, &whole, start);
+            saving.save(run_dir)?;
+        }
+        Err(error) => return Err(error),
+    }
     let report = image::publish(saving)?;
     drop(pin);
     Ok(report)
@@ -114,9 +133,10 @@ pub fn diff(
     use layer::entry::Kind;
     use layer::plan::Was;
     let job = Job::new(store, request, &crate::request::Silent, cancel)?;
-    let mut walked = job.walk(None, Trust::ThisSave, None, None)?;
+    let chain = job.chain()?;
+    let mut walked = Saving::new(&job, &chain, Instant::now()).walk()?;
     let mut reading = job.reading(Phase::Final, None);
-    let (mut plan, _) = job.plan(&mut walked, &[], 0, &mut reading)?;
+    let (mut plan, _) = job.plan(&mut walked, &[], 0, &HashSet::new(), &mut reading)?;
     let mut lines = Vec::new();
     plan.each(|step| {
         let what = match (&step.entry.kind, step.was) {
@@ -156,6 +176,9 @@ pub(crate) struct Saving<'a> {
     /// What clean reads found, by pass.
     pub(crate) knowledge: Vec<Knowledge>,
     pub(crate) walked: Option<Walked>,
+    /// Known files that are no longer under the path they had, and what they hash to.
+    elsewhere: Elsewhere,
+    moved: HashSet<ContentHash>,
 }
 
 /// A layer that is being made.
@@ -179,6 +202,8 @@ impl<'a> Saving<'a> {
             warnings: job.warnings.clone(),
             knowledge: Vec::new(),
             walked: None,
+            elsewhere: Elsewhere::new(),
+            moved: HashSet::new(),
         }
     }
 
@@ -204,11 +229,18 @@ impl<'a> Saving<'a> {
             Some(knowledge) if !self.job.request.verify => Some(knowledge.cursor()?),
             _ => None,
         };
-        let walked = self.job.walk(known, Trust::EarlierSave, None, None)?;
-        if self.chain.lost {
-            self.warnings
-                .push("earlier layers of this container are gone: everything is packed again".to_owned());
+        let mut walked = self.job.walk(known, Trust::EarlierSave, None, None)?;
+        if let Some(against) = self.job.against() {
+            let knowledge = compare(self.job, &mut walked, against, self.threads())?;
+            walked = walked.with_knowledge(&mut knowledge.cursor()?, &self.job.spill)?;
+            self.knowledge.push(knowledge);
         }
+        if let Some(knowledge) = self.chain.knowledge.as_ref().filter(|_| walked.totals.unknown_files > 0) {
+            self.elsewhere = walked.elsewhere(knowledge)?;
+            self.moved = self.elsewhere.values().map(|known| known.hash).collect();
+            walked = self.recognise(walked)?;
+        }
+        self.warnings.extend(self.chain.lost.map(|lost| lost.to_string()));
         self.stay = match self.job.request.shape {
             Shape::Tiered if self.job.request.purge => self.chain.clean(),
             Shape::Tiered => self.chain.tiers.len(),
@@ -230,7 +262,7 @@ impl<'a> Saving<'a> {
     {
         let job = self.job;
         let mut reading = job.reading(phase, captures);
-        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
+        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &self.moved, &mut reading)?;
         let stay = match job.request.shape {
             Shape::Tiered => self.stay.min(self.chain.stay(plan.totals().to_read, MAX_TIERS - 2)),
             Shape::Cumulative | Shape::Squash => 0,
@@ -245,8 +277,16 @@ impl<'a> Saving<'a> {
             walked = walked.with_knowledge(&mut knowledge.cursor()?, &job.spill)?;
         }
         let mut reading = job.reading(phase, captures);
-        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &mut reading)?;
+        let (plan, decided) = job.plan(&mut walked, &self.tables(), self.stay, &self.moved, &mut reading)?;
         Ok((plan, decided, walked, reading))
+    }
+
+    /// Recognises files that were renamed since an earlier save. A save that verifies believes nothing.
+    fn recognise(&self, mut walked: Walked) -> Result<Walked, SaveError> {
+        if self.elsewhere.is_empty() || self.job.request.verify {
+            return Ok(walked);
+        }
+        Ok(walked.with_moved(&self.elsewhere, &self.job.spill)?)
     }
 
     fn save(&mut self, run_dir: &Path) -> Result<(), SaveError> {
@@ -304,6 +344,7 @@ impl<'a> Saving<'a> {
         };
         let mut walked = self.job.walk(known, Trust::EarlierSave, None, Some(&mut captures))?;
         let held = self.thaw(pause);
+        walked = self.recognise(walked)?;
         self.with_grafts(&mut walked, &mut before)?;
         self.finish_with(walked, held.then_some(&captures))
     }
@@ -322,7 +363,8 @@ impl<'a> Saving<'a> {
                 Some(knowledge) if !self.job.request.verify => Some(knowledge.cursor()?),
                 _ => None,
             };
-            before = self.job.walk(known, Trust::EarlierSave, Some((watch, &mut directories)), None)?;
+            let walked = self.job.walk(known, Trust::EarlierSave, Some((watch, &mut directories)), None)?;
+            before = self.recognise(walked)?;
         }
         let job = self.job;
         let (mut plan, first, mut before, mut reading) = self.plan(before, Phase::Running, None)?;
@@ -333,6 +375,8 @@ impl<'a> Saving<'a> {
         let deferred = std::mem::take(&mut reading.findings.deferred);
         let learned = std::mem::replace(&mut reading.learned, crate::knowledge::Learned::new(&job.spill));
         drop(reading);
+        let mut learned = learned;
+        before.teach(&mut learned)?;
         let knowledge = learned.write(job.spill.file()?)?;
 
         let mut captures = job.captures()?;
@@ -403,13 +447,21 @@ impl<'a> Saving<'a> {
         match pause.thaw() {
             Ok(thawed) => {
                 self.moments.pause = Some(thawed.paused_for);
-                self.moments.sealed = Some(self.start.elapsed());
+                self.seal();
                 true
             }
             Err(error) => {
                 self.warnings.push(format!("{error}: saved as read while it ran"));
                 false
             }
+        }
+    }
+
+    /// The first time, the content is fixed.
+    fn seal(&mut self) {
+        if self.moments.sealed.is_none() {
+            self.moments.sealed = Some(self.start.elapsed());
+            self.job.progress.sealed(&self.moments);
         }
     }
 
@@ -445,7 +497,7 @@ impl<'a> Saving<'a> {
         drop(reading);
         self.decided(decided, findings, plan.totals());
         self.walked = Some(walked);
-        self.moments.sealed.get_or_insert(self.start.elapsed());
+        self.seal();
         Ok(())
     }
 
@@ -466,7 +518,7 @@ impl<'a> Saving<'a> {
         tables.truncate(self.stay);
         tables.push(&table);
         let mut reading = job.reading(Phase::Final, captures);
-        let (mut plan, decided) = job.plan(&mut walked, &tables, tables.len(), &mut reading)?;
+        let (mut plan, decided) = job.plan(&mut walked, &tables, tables.len(), &self.moved, &mut reading)?;
         let mut totals = first.totals();
         if Addition::allows(&table, &mut plan)? {
             let mut present = Addition::to(&table);
@@ -488,7 +540,7 @@ impl<'a> Saving<'a> {
             let first = self.layers.pop();
             let sealed: Vec<Sealed> = first.iter().map(|layer| layer.sealed.clone()).collect();
             let tables: Vec<&Table> = vec![&table];
-            (plan, _) = job.plan(&mut walked, &tables, 0, &mut reading)?;
+            (plan, _) = job.plan(&mut walked, &tables, 0, &self.moved, &mut reading)?;
             let mut whole = self.begin(&mut plan, &sealed)?;
             whole.composer.run(&mut plan, &sealed, &mut reading, &mut |_| Ok(false))?;
             totals = plan.totals();
@@ -499,7 +551,7 @@ impl<'a> Saving<'a> {
         drop(reading);
         self.decided(decided, findings, totals);
         self.walked = Some(walked);
-        self.moments.sealed.get_or_insert(self.start.elapsed());
+        self.seal();
         Ok(())
     }
 
@@ -510,15 +562,15 @@ impl<'a> Saving<'a> {
         Ok(())
     }
 
+    fn threads(&self) -> usize {
+        let processors = || std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+        self.job.request.threads.unwrap_or_else(processors)
+    }
+
     fn begin(&self, plan: &mut Plan, sealed: &[Sealed]) -> Result<Making, SaveError> {
         let ingest = self.job.store.ingest()?;
         let compression = image::compression(self.job, plan, sealed)?;
-        let threads = self
-            .job
-            .request
-            .threads
-            .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
-        let options = PackOptions { compression, threads };
+        let options = PackOptions { compression, threads: self.threads() };
         let blob = ingest.file().try_clone()?;
         let composer = Composer::begin::<SaveError>(blob, &options, sealed, plan, &self.job.spill)?;
         Ok(Making { composer, ingest })

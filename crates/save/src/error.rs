@@ -120,6 +120,11 @@ impl From<io::Error> for SaveError {
 }
 
 impl SaveError {
+    /// Whether the bytes of an earlier own layer could not be taken over.
+    pub(crate) fn is_of_earlier_layers(&self) -> bool {
+        matches!(self, SaveError::Pack(PackError::Take { .. }))
+    }
+
     /// What to do about it.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
@@ -144,6 +149,7 @@ impl SaveError {
                 ErrorKind::Usage
             }
             SaveError::Interrupted => ErrorKind::Interrupted,
+            error if error.is_of_earlier_layers() => ErrorKind::Corrupt,
             _ => ErrorKind::Failed,
         }
     }

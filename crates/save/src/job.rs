@@ -3,6 +3,7 @@
 //! A [`Job`] holds what stays the same during a save: the opened directories, what belongs to it, and how
 //! it is written. [`crate::commit`] drives it.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -14,9 +15,9 @@ use layer::judge::{Decisions, Sides, judge};
 use layer::lowers::Lowers;
 use layer::node::{How, Node, Semantics};
 use layer::plan::{LeftOut, Plan, PlanWriter, Step};
-use layer::scan::{Graft, Scan};
+use layer::scan::{Graft, Scan, Select};
 use layer::spool::SpillDir;
-use layer::table::Table;
+use layer::table::{Content, ContentHash, Table, TableError};
 use registry::{Image, Store};
 
 use crate::capture::Scratch;
@@ -175,13 +176,27 @@ impl<'a> Job<'a> {
         upper_fd(&self.source)
     }
 
-    fn sides(&self) -> Sides<'_> {
+    /// The tree that is compared with, where two trees are.
+    pub(crate) fn against(&self) -> Option<BorrowedFd<'_>> {
+        match &self.source.kind {
+            SourceKind::Trees { against, .. } => Some(against.fd.as_fd()),
+            SourceKind::Overlay(_) => None,
+        }
+    }
+
+    fn sides<'s>(
+        &'s self,
+        elsewhere: &'s HashMap<ContentHash, (usize, Content)>,
+        select: &'s dyn Fn(&[u8], bool) -> Select,
+    ) -> Sides<'s> {
         Sides {
             lowers: &self.lowers,
             upper_ids: &self.upper_ids,
             lower_ids: &self.lower_ids,
             times: self.request.times,
             upper_is_whole: matches!(self.source.kind, SourceKind::Trees { .. }),
+            select,
+            elsewhere,
         }
     }
 
@@ -331,18 +346,22 @@ impl<'a> Job<'a> {
         }
     }
 
-    /// Plans a layer over the first `stay` of the layers in `tables`.
+    /// Plans a layer over the first `stay` of the layers in `tables`. `moved` are the hashes of files that
+    /// own layers may have under another path.
     pub(crate) fn plan(
         &self,
         walked: &mut Walked,
         tables: &[&Table],
         stay: usize,
+        moved: &HashSet<ContentHash>,
         reading: &mut Reading<'_>,
     ) -> Result<(Plan, Decided), SaveError> {
+        let elsewhere = find_content(tables, moved)?;
         let mut decided = Decided::default();
         let mut deciding = Deciding { plan: PlanWriter::new(&self.spill), decided: &mut decided };
         let (mut linked, mut all) = walked.tell_both()?;
-        judge(&self.sides(), tables, stay, &mut linked, &mut all, reading, &mut deciding)?;
+        let select = |path: &[u8], is_dir: bool| self.selector.select_alone(path, is_dir);
+        judge(&self.sides(&elsewhere, &select), tables, stay, &mut linked, &mut all, reading, &mut deciding)?;
         let plan = deciding.plan.finish()?;
         Ok((plan, decided))
     }
@@ -389,4 +408,23 @@ fn find_base(
     }
     warnings.push("the base is not known (--base): the image has only what changed".to_owned());
     Ok(None)
+}
+
+/// Where own layers have these bytes.
+fn find_content(
+    tables: &[&Table],
+    wanted: &HashSet<ContentHash>,
+) -> Result<HashMap<ContentHash, (usize, Content)>, TableError> {
+    let mut found = HashMap::new();
+    if wanted.is_empty() {
+        return Ok(found);
+    }
+    for (layer, table) in tables.iter().enumerate() {
+        for record in table.records() {
+            if let Some(content) = record?.content.filter(|content| wanted.contains(&content.hash)) {
+                found.insert(content.hash, (layer, content));
+            }
+        }
+    }
+    Ok(found)
 }

@@ -27,6 +27,17 @@ pub(crate) struct FileStamp {
     btime: Option<Time>,
 }
 
+impl FileStamp {
+    pub(crate) fn inode(&self) -> (u64, u64) {
+        (self.dev, self.ino)
+    }
+
+    /// Whether it is the same inode with as many bytes, whatever else was done to it.
+    pub(crate) fn is_same_file(&self, other: &FileStamp) -> bool {
+        FileStamp { ctime: other.ctime, ..*self } == *other
+    }
+}
+
 impl From<&Stat> for FileStamp {
     fn from(stat: &Stat) -> FileStamp {
         let Stat { dev, ino, size, ctime, btime, .. } = *stat;
@@ -158,6 +169,12 @@ impl Cursor<'_> {
         }
     }
 
+    /// The next record, whatever its path.
+    pub(crate) fn next(&mut self) -> Result<Option<Known>, RecordFileError> {
+        let after = self.read()?;
+        Ok(std::mem::replace(&mut self.next, after))
+    }
+
     /// What is known under `path`. Paths must be asked in path order.
     pub(crate) fn find(&mut self, path: &[u8]) -> Result<Option<&Known>, RecordFileError> {
         while self.next.as_ref().is_some_and(|known| path_order(&known.path, path).is_lt()) {
@@ -174,6 +191,18 @@ mod tests {
     fn known(path: &str, size: u64) -> Known {
         let stamp = FileStamp { dev: 7, ino: 9, size, ctime: Time { secs: 5, nanos: 6 }, btime: None };
         Known { path: path.into(), stamp, hash: [3; 32], is_base: true, is_settled: false }
+    }
+
+    /// Written by the first release. When this fails, the bytes of a record have changed: raise the version.
+    #[test]
+    fn knowledge_of_version_1_reads() {
+        let golden = include_bytes!("../tests/golden/knowledge-v1");
+        let mut file = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut file, golden).unwrap();
+        let knowledge = Knowledge::open(file).unwrap();
+        let mut cursor = knowledge.cursor().unwrap();
+        assert_eq!(cursor.find(b"a/b").unwrap(), Some(&known("a/b", 3)));
+        assert_eq!(cursor.find(b"b").unwrap(), Some(&known("b", 4)));
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod capture;
 mod chain;
 pub mod clean;
 mod commit;
+mod compare;
 mod error;
 mod held;
 mod image;
@@ -19,5 +20,6 @@ pub mod source;
 mod walk;
 pub mod watch;
 
+pub use chain::sweep;
 pub use commit::{commit, diff, dry_run};
 pub use error::{ErrorKind, SaveError};

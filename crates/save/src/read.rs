@@ -380,7 +380,7 @@ fn fill(opened: &Opened<'_>, data: &mut [u8]) -> io::Result<usize> {
 }
 
 fn hash_zeros(hasher: &mut blake3::Hasher, mut len: u64) {
-    const ZEROS: [u8; 64 << 10] = [0; 64 << 10];
+    static ZEROS: [u8; 64 << 10] = [0; 64 << 10];
     while len > 0 {
         let part = len.min(ZEROS.len() as u64);
         hasher.update(&ZEROS[..usize::try_from(part).unwrap_or(0)]);

@@ -49,8 +49,6 @@ pub struct Request {
     pub strict: bool,
     /// What the image says about itself.
     pub words: Words,
-    /// What must be true before the save returns.
-    pub wait: Wait,
 }
 
 /// How new layers are compressed.
@@ -112,16 +110,6 @@ pub enum WithEnv {
     All,
     /// These variables.
     Keys(Vec<String>),
-}
-
-/// What must be true before a save returns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, PartialOrd, Ord)]
-pub enum Wait {
-    /// The content is fixed; a power cut may lose it.
-    Sealed,
-    /// It survives a power cut here.
-    #[default]
-    Durable,
 }
 
 /// What a save did.
@@ -232,6 +220,10 @@ pub trait Progress: Sync {
     fn stage(&self, name: &'static str, total: Option<u64>);
     /// Bytes done in the stage since it was last told.
     fn advance(&self, bytes: u64);
+    /// The last byte was captured: nothing that happens from here on is in the image.
+    fn sealed(&self, moments: &Moments) {
+        let _ = moments;
+    }
 }
 
 /// Tells nobody.

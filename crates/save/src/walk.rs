@@ -17,7 +17,7 @@ use layer::wire::{Malformed, Take};
 
 use crate::error::SaveError;
 use crate::held::Captures;
-use crate::knowledge::{Cursor, FileStamp};
+use crate::knowledge::{Cursor, FileStamp, Knowledge, Known, Learned};
 use crate::watch::Watch;
 
 /// Sums over a walk.
@@ -43,7 +43,7 @@ pub(crate) struct Walked {
 
 fn put_seen(seen: &Seen, out: &mut Vec<u8>) {
     seen.node.put(out);
-    out.push(u8::from(seen.hash.is_some()) | u8::from(seen.is_base) << 1);
+    out.push(u8::from(seen.hash.is_some()) | u8::from(seen.is_base) << 1 | u8::from(seen.is_moved) << 2);
     out.extend_from_slice(&seen.hash.unwrap_or_default());
 }
 
@@ -52,7 +52,8 @@ fn take_seen(record: &[u8]) -> Result<Seen, Malformed> {
     let node = Node::take(&mut from)?;
     let flags = from.byte()?;
     let hash = from.fixed()?;
-    Ok(Seen { node, hash: (flags & 1 != 0).then_some(hash), is_base: flags & 2 != 0 })
+    let hash = (flags & 1 != 0).then_some(hash);
+    Ok(Seen { node, hash, is_base: flags & 2 != 0, is_moved: flags & 4 != 0 })
 }
 
 impl Walked {
@@ -95,6 +96,19 @@ impl Walked {
         Ok(paths)
     }
 
+    /// Passes on what is known of the files of this walk, for the walk in the pause. Whether it counts in
+    /// later saves is told where it was learned.
+    pub(crate) fn teach(&mut self, learned: &mut Learned) -> std::io::Result<()> {
+        let mut all = self.tell()?;
+        while let Some(Seen { node, hash, is_base, .. }) = all.next()? {
+            if let Some(hash) = hash {
+                let stamp = FileStamp::from(&node.stat);
+                learned.push(&Known { path: node.path, stamp, hash, is_base, is_settled: false })?;
+            }
+        }
+        Ok(())
+    }
+
     /// Both walks as one: where `is_replaced` says so only the later one counts, elsewhere the earlier one,
     /// and the later one for names that the earlier lacks.
     pub(crate) fn merge(
@@ -132,6 +146,46 @@ impl Walked {
             }
         }
         Ok(kept)
+    }
+
+    /// What is known of inodes that this walk did not find under the path they had.
+    pub(crate) fn elsewhere(&mut self, knowledge: &Knowledge) -> Result<Elsewhere, SaveError> {
+        let mut elsewhere = Elsewhere::new();
+        let mut all = self.tell()?;
+        let mut next = all.next()?;
+        let mut known = knowledge.cursor()?;
+        while let Some(known) = known.next()? {
+            while next.as_ref().is_some_and(|seen| path_order(&seen.node.path, &known.path).is_lt()) {
+                next = all.next()?;
+            }
+            let stayed = next.as_ref().is_some_and(|seen| {
+                seen.node.path == known.path
+                    && (seen.node.stat.dev, seen.node.stat.ino) == known.stamp.inode()
+            });
+            if !stayed && known.is_settled && elsewhere.len() < MOVED_FILES {
+                elsewhere.insert(known.stamp.inode(), known);
+            }
+        }
+        Ok(elsewhere)
+    }
+
+    /// The same walk with files recognised that were known under another path.
+    pub(crate) fn with_moved(&mut self, elsewhere: &Elsewhere, spill: &SpillDir) -> std::io::Result<Walked> {
+        let mut informed = Walked::new(spill);
+        let mut all = self.tell()?;
+        while let Some(mut seen) = all.next()? {
+            let inode = (seen.node.stat.dev, seen.node.stat.ino);
+            if let (None, What::File { .. }, Some(known)) =
+                (seen.hash, &seen.node.what, elsewhere.get(&inode))
+            {
+                let stamp = FileStamp::from(&seen.node.stat);
+                // below a renamed directory nothing of a file moved; its own renaming moves its ctime
+                seen.hash = (known.stamp == stamp).then_some(known.hash);
+                seen.is_moved = known.stamp.is_same_file(&stamp);
+            }
+            informed.push(&seen)?;
+        }
+        Ok(informed)
     }
 
     /// The same walk with what has been learned since.
@@ -189,6 +243,12 @@ fn inform(seen: &mut Seen, cursor: &mut Cursor<'_>, trust: Trust) -> Result<(), 
     Ok(())
 }
 
+/// Known files by device and inode.
+pub(crate) type Elsewhere = HashMap<(u64, u64), Known>;
+
+/// Of more renamed files than this, the rest is packed as new.
+const MOVED_FILES: usize = 200_000;
+
 /// Directories of a walk by path: the number under which a watch knows them, and their inode.
 pub(crate) type Directories = HashMap<PathBytes, (u32, u64)>;
 
@@ -228,7 +288,7 @@ impl Visit for Collector<'_> {
         if self.cancel.load(Ordering::Relaxed) {
             return Err(SaveError::Interrupted);
         }
-        let mut seen = Seen { node, hash: None, is_base: false };
+        let mut seen = Seen { node, hash: None, is_base: false, is_moved: false };
         if let Some(cursor) = &mut self.cursor {
             inform(&mut seen, cursor, self.trust)?;
         }
@@ -254,7 +314,7 @@ mod tests {
             let stat = Stat { size: *size, nlink: 1, ..Stat::default() };
             let what = What::File { metacopy: None };
             let node = Node { path: (*path).into(), what, stat, xattrs: vec![], context: false };
-            walked.push(&Seen { node, hash: None, is_base: false }).unwrap();
+            walked.push(&Seen { node, hash: None, is_base: false, is_moved: false }).unwrap();
         }
         walked
     }

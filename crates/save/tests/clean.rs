@@ -13,7 +13,7 @@ use linux::stamp::Stamp;
 use save::clean::{CleanRead, Ground, OpenError, Prefix, Reason, Verdict, open_regular};
 
 mod standstill;
-use standstill::map::Page;
+use linux::page::Page;
 use standstill::{Need, Overlay, open_dir};
 
 fn main() {
@@ -82,7 +82,7 @@ fn quiet_files_are_clean(overlay: &Overlay) {
     let (ground, file) = quiet(overlay, "quiet");
     assert!(ground.allows_clean_reads());
     let reader = File::open(overlay.merged("quiet")).unwrap();
-    let private = Page::private(&reader);
+    let private = Page::private(reader.as_fd()).unwrap();
     private.store(9);
     stamp_of_clean(read_with(&ground, &file, || {}));
     assert_eq!(private.load(), 9);
@@ -90,7 +90,7 @@ fn quiet_files_are_clean(overlay: &Overlay) {
 
 fn store_through_a_map_after_close(overlay: &Overlay) {
     let (ground, file) = quiet(overlay, "mapped");
-    let page = Page::shared(&writable(&overlay.merged("mapped")));
+    let page = Page::shared(writable(&overlay.merged("mapped")).as_fd()).unwrap();
     page.store(2);
     age();
     let before = Stamp::of_file(file.as_fd()).unwrap();
@@ -108,7 +108,7 @@ fn store_through_a_map_after_close(overlay: &Overlay) {
 fn opened_and_mapped_after_its_clean_read(overlay: &Overlay) {
     let (ground, file) = quiet(overlay, "later");
     let clean = stamp_of_clean(read_with(&ground, &file, || {}));
-    let page = Page::shared(&writable(&overlay.merged("later")));
+    let page = Page::shared(writable(&overlay.merged("later")).as_fd()).unwrap();
     assert!(Stamp::of_file(file.as_fd()).unwrap().is_unchanged_since(&clean), "nothing is stored yet");
     page.store(4);
     assert!(!Stamp::of_file(file.as_fd()).unwrap().is_unchanged_since(&clean));
@@ -124,7 +124,7 @@ fn opened_between_the_leases(overlay: &Overlay) {
     assert_eq!(verdict, Verdict::Unclean(Reason::Changed));
     age();
     let verdict = read_with(&ground, &file, || {
-        Page::shared(&writable(&overlay.merged("between"))).store(7);
+        Page::shared(writable(&overlay.merged("between")).as_fd()).unwrap().store(7);
     });
     assert_eq!(verdict, Verdict::Unclean(Reason::Changed));
 }

@@ -14,7 +14,7 @@ use layer::unpack::{self, unpack};
 use layer::xattr::XattrPolicy;
 use registry::media::Format;
 use registry::{Reference, Store};
-use save::request::{Compression, Report, Request, Selection, Shape, Silent, Wait, Words};
+use save::request::{Compression, Report, Request, Selection, Shape, Silent, Words};
 use save::source::{FindOptions, Spec};
 
 /// A base, an overlay over it, and a store.
@@ -52,7 +52,6 @@ pub fn request(source: Spec, name: &str) -> Request {
         times: TimePolicy::default(),
         strict: false,
         words: Words::default(),
-        wait: Wait::Durable,
     }
 }
 

@@ -1,5 +1,7 @@
 //! The cases of commit-semantics 4.4 and 7, each through a real overlay mount.
 
+#![expect(clippy::unwrap_used, reason = "a case that fails tells where")]
+
 use std::fs::{self, Permissions};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
 use std::path::Path;
@@ -187,4 +189,24 @@ fn a_file_deleted_after_a_save_is_gone_in_the_next() {
     assert!(last.layers.len() <= 7);
     let purged = world.save(&save::request::Request { purge: true, ..world.request() }).unwrap();
     assert_eq!(purged.buried, (0, 0), "{purged:#?}");
+}
+
+/// Files below a renamed directory, and a renamed file, are written again without being packed again.
+#[test]
+fn renamed_files_take_their_frames_along() {
+    if !require("renamed_files_take_their_frames_along", &[Capability::Overlay]) {
+        return;
+    }
+    let world = World::new("moved", PLAIN, base).unwrap();
+    let root = world.root();
+    fs::create_dir_all(root.join("work/deep")).unwrap();
+    fs::write(root.join("work/deep/large"), law::noise(1, 3 << 20)).unwrap();
+    fs::write(root.join("single"), law::noise(2, 3 << 20)).unwrap();
+    std::thread::sleep(std::time::Duration::from_millis(5500));
+    world.save(&world.request()).unwrap();
+    fs::rename(root.join("work"), root.join("moved")).unwrap();
+    fs::rename(root.join("single"), root.join("moved/single")).unwrap();
+    let report = world.save(&world.request()).unwrap();
+    assert_eq!(report.changed_bytes, 0, "nothing was read to be packed: {report:#?}");
+    assert!(report.reused_bytes > 6 << 20, "{report:#?}");
 }

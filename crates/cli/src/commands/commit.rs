@@ -1,4 +1,5 @@
 mod compression;
+pub(crate) mod detached;
 mod report;
 
 use std::num::NonZeroUsize;
@@ -14,7 +15,7 @@ use crate::context::{self, Context};
 use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::output::{self, OutputArgs};
-use crate::saving::{self, Request, Shape, TimePolicy, Wait, WithEnv, Words};
+use crate::saving::{self, Request, Shape, TimePolicy, WithEnv, Words};
 
 /// Save what a container changed as an image, while it runs.
 ///
@@ -172,10 +173,17 @@ enum WaitArg {
 
 pub(crate) fn run(arguments: CommitArgs, context: &Context) -> Result<Exit, Failure> {
     let request = request(&arguments)?;
+    let waits_for_less = arguments.saving.wait == WaitArg::Sealed && !arguments.saving.dry_run;
+    if waits_for_less && !detached::is_second() {
+        return detached::first(arguments.name.as_deref(), arguments.output.is_json(), context);
+    }
     let store = context.store()?;
     let progress = context.progress();
     let report = saving::commit(&store, &request, !arguments.saving.dry_run, context, &progress)?;
     progress.finish();
+    if waits_for_less && !report.is_partial() {
+        detached::done();
+    }
 
     if let (Some(path), Some(id)) = (&arguments.image.iidfile, report.id) {
         std::fs::write(path, id.to_string()).map_err(|error| Failure::io(path.display(), &error))?;
@@ -201,7 +209,7 @@ fn request(arguments: &CommitArgs) -> Result<Request, Failure> {
     let epoch = context::source_date_epoch()?.map(jiff::Timestamp::as_second);
     let name = arguments.name.as_deref().map(Reference::for_tagging).transpose()?;
     Ok(Request {
-        source: source.spec()?,
+        source: source.spec("commit")?,
         find: source.find_options(),
         base: source.base.clone(),
         names: name.into_iter().collect(),
@@ -231,10 +239,6 @@ fn request(arguments: &CommitArgs) -> Result<Request, Failure> {
                 keys => WithEnv::Keys(keys.to_vec()),
             }),
             created: epoch,
-        },
-        wait: match saving.wait {
-            WaitArg::Sealed => Wait::Sealed,
-            WaitArg::Durable => Wait::Durable,
         },
     })
 }

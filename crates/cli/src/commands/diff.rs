@@ -10,7 +10,7 @@ use crate::exit::Exit;
 use crate::failure::Failure;
 use crate::human;
 use crate::output::OutputArgs;
-use crate::saving::{self, Compression, DiffKind, DiffLine, Request, Shape, TimePolicy, Wait, Words};
+use crate::saving::{self, Compression, DiffKind, DiffLine, Request, Shape, TimePolicy, Words};
 
 /// Show what a save would add, change and delete, in docker's letters: A, C, D.
 ///
@@ -23,7 +23,7 @@ use crate::saving::{self, Compression, DiffKind, DiffLine, Request, Shape, TimeP
 Examples:
   headstart diff --pid 4121
   headstart diff --size --upper up --lower root | grep ^A
-  headstart diff -o json --pid 4121 --only '/etc/**'"
+  headstart diff -o json --pid 4121 --only /etc"
 )]
 pub(crate) struct DiffArgs {
     #[command(flatten)]
@@ -92,7 +92,7 @@ fn print(out: &mut impl io::Write, line: &DiffLine, arguments: &DiffArgs) -> io:
 /// A request of which only source and selection matter.
 fn request(arguments: &DiffArgs) -> Result<Request, Failure> {
     Ok(Request {
-        source: arguments.source.spec()?,
+        source: arguments.source.spec("diff")?,
         find: arguments.source.find_options(),
         base: arguments.source.base.clone(),
         names: Vec::new(),
@@ -109,6 +109,5 @@ fn request(arguments: &DiffArgs) -> Result<Request, Failure> {
         times: TimePolicy::default(),
         strict: false,
         words: Words::default(),
-        wait: Wait::default(),
     })
 }

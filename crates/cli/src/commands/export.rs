@@ -1,7 +1,10 @@
+use std::fs::{DirBuilder, File};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use registry::Digest;
+use rustix::fs::FlockOperation;
 use serde::Serialize;
 
 use super::unpack::{Telling, unpack_image};
@@ -59,7 +62,7 @@ pub(crate) fn run(arguments: &ExportArgs, context: &Context) -> Result<Exit, Fai
     let image = store.resolve(&arguments.image)?;
     let file = Output::create(arguments.output.as_deref(), "export")?;
 
-    let scratch = Scratch::new(&context.state_dir())?;
+    let scratch = Scratch::new(&context.state_dir()?)?;
     let progress = Telling::new(context);
     let tell = |done| progress.tell(done);
     let options = layer::unpack::Options {
@@ -93,29 +96,49 @@ pub(crate) fn run(arguments: &ExportArgs, context: &Context) -> Result<Exit, Fai
     Ok(Exit::Done)
 }
 
-/// A directory of ours, gone when dropped.
+/// A directory of ours, gone when dropped. While we live, its lock is held.
 struct Scratch {
     path: PathBuf,
+    _lock: File,
 }
+
+const PREFIX: &str = "export-";
+const LOCK: &str = "lock";
 
 impl Scratch {
     fn new(state: &Path) -> Result<Self, Failure> {
-        use std::os::unix::fs::DirBuilderExt as _;
-        let path = state.join(format!("export-{}", std::process::id()));
-        // of a dead process with our id
-        let _ = std::fs::remove_dir_all(&path);
-        std::fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .map_err(|error| Failure::io(path.display(), &error))?;
-        Ok(Self { path })
+        sweep(state);
+        let path = state.join(format!("{PREFIX}{}", std::process::id()));
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&path);
+        let lock = made.and_then(|()| {
+            let lock = File::options().write(true).create(true).truncate(false).open(path.join(LOCK))?;
+            rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive)?;
+            Ok(lock)
+        });
+        match lock {
+            Ok(lock) => Ok(Self { path, _lock: lock }),
+            Err(error) => Err(Failure::io(path.display(), &error)),
+        }
     }
 }
 
 impl Drop for Scratch {
     fn drop(&mut self) {
-        // the state directory may be emptied at any time, by anybody
+        // what stays, the next export sweeps
         let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes the directories of exports that were killed. One that cannot be removed harms nobody.
+fn sweep(state: &Path) {
+    for entry in std::fs::read_dir(state).into_iter().flatten().flatten() {
+        if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+            continue;
+        }
+        // without a lock it is just being made
+        let Ok(lock) = File::open(entry.path().join(LOCK)) else { continue };
+        if rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
     }
 }

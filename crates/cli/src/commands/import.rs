@@ -121,10 +121,14 @@ fn take_in(store: &Store, path: &Path, context: &Context) -> Result<Layer, Failu
     progress.stage("import", None);
     let counted = super::load::Counted { inner: context.cancel.stream(source), progress: &progress };
     let mut copied = 0;
-    let tee = Tee { source: counted, ingest: &ingest, copied: &mut copied };
+    let mut full = None;
+    let tee = Tee { source: counted, ingest: &ingest, copied: &mut copied, failed: &mut full };
     let read = read_through(tee);
     if context.cancel.is_set() {
         return Err(Failure::interrupted("nothing was stored"));
+    }
+    if let Some(error) = full {
+        return Err(Failure::io("the store", &error).detail("nothing was stored"));
     }
     let (encoding, digests) = read?;
     progress.finish();
@@ -159,12 +163,18 @@ struct Tee<'a, R> {
     source: R,
     ingest: &'a Ingest,
     copied: &'a mut u64,
+    /// Why the copy could not be written: for the reader of the archive it is an error like any other.
+    failed: &'a mut Option<io::Error>,
 }
 
 impl<R: Read> Read for Tee<'_, R> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.source.read(buffer)?;
-        self.ingest.file().write_all(&buffer[..read])?;
+        if let Err(error) = self.ingest.file().write_all(&buffer[..read]) {
+            let shown = io::Error::from(error.kind());
+            *self.failed = Some(error);
+            return Err(shown);
+        }
         *self.copied += read as u64;
         Ok(read)
     }

@@ -68,7 +68,7 @@ pub(super) struct SourceArgs {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Source")]
 pub(super) struct SelectionArgs {
-    /// Leave out what matches (`/tmp/**`, `*.log`); may be repeated
+    /// Leave out what matches (`/tmp`, `**/*.log`); may be repeated
     #[arg(long, value_name = "PATTERN")]
     exclude: Vec<String>,
 
@@ -114,17 +114,17 @@ impl FromStr for IdMapping {
 }
 
 impl SourceArgs {
-    /// What the user named.
-    pub(super) fn spec(&self) -> Result<Spec, Failure> {
+    /// What the user named to `command`.
+    pub(super) fn spec(&self, command: &str) -> Result<Spec, Failure> {
         match self {
             Self { pid: Some(pid), .. } => {
-                if !context::is_root() && rustix::process::getuid().as_raw() != 0 {
+                if !context::is_root() {
                     return Err(Failure::new(
                         Exit::NotPossible,
                         format!("process {pid}: only root can read the upper of a container"),
                     )
                     .detail("for a container of rootless podman, `podman unshare` makes you root enough")
-                    .hint(format!("sudo headstart commit --pid {pid}")));
+                    .hint(format!("sudo headstart {command} --pid {pid}")));
                 }
                 Ok(Spec::Pid(*pid))
             }
@@ -137,7 +137,7 @@ impl SourceArgs {
                 Ok(Spec::Trees { tree: tree.clone(), against: against.clone() })
             }
             // the command line is not accepted without one of them
-            _ => Err(Failure::usage("no source is named").hint("headstart commit --help")),
+            _ => Err(Failure::usage("no source is named").hint(format!("headstart {command} --help"))),
         }
     }
 

@@ -7,7 +7,7 @@ use super::{Frame, FrameMap, HashPoint, HashState};
 use crate::codec::{Compression, MAX_FRAME};
 
 const MAGIC: [u8; 8] = *b"HSframes";
-const VERSION: u16 = 1;
+const VERSION: u16 = 2;
 
 /// The header; frames, points and a CRC-32 of everything before it follow.
 #[derive(Clone, FromBytes, IntoBytes, Immutable, KnownLayout, Unaligned)]
@@ -27,6 +27,7 @@ struct RawHeader {
 struct RawFrame {
     tar_len: U32,
     blob_len: U32,
+    check: U32,
 }
 
 /// A hash point.
@@ -42,7 +43,7 @@ struct RawPoint {
 
 const _: () = {
     assert!(size_of::<RawHeader>() == 24);
-    assert!(size_of::<RawFrame>() == 8);
+    assert!(size_of::<RawFrame>() == 12);
     assert!(size_of::<RawPoint>() == 228);
 };
 
@@ -92,7 +93,11 @@ impl FrameMap {
         };
         let mut bytes = header.as_bytes().to_vec();
         for frame in &self.frames {
-            let raw = RawFrame { tar_len: U32::new(frame.tar_len), blob_len: U32::new(frame.blob_len) };
+            let raw = RawFrame {
+                tar_len: U32::new(frame.tar_len),
+                blob_len: U32::new(frame.blob_len),
+                check: U32::new(frame.check),
+            };
             bytes.extend_from_slice(raw.as_bytes());
         }
         for point in &self.points {
@@ -171,7 +176,7 @@ fn frames_of(compression: Compression, raw: &[RawFrame]) -> Result<Vec<Frame>, C
         if tar_len == 0 || tar_len as usize > MAX_FRAME || blob_len as usize > most || !whole {
             return Err(Corruption::Frame(index));
         }
-        let frame = Frame { tar_offset, tar_len, blob_offset, blob_len };
+        let frame = Frame { tar_offset, tar_len, blob_offset, blob_len, check: raw.check.get() };
         (tar_offset, blob_offset) = (frame.tar_end(), frame.blob_end());
         frames.push(frame);
     }

@@ -6,7 +6,7 @@ use crate::pack::{PackOptions, Packed, Packer};
 
 const OPTIONS: PackOptions = PackOptions { compression: Compression::None, threads: 1 };
 
-/// A layer of one file of 9 MiB of zeros and three bytes, whose map is tests/golden/frame-map-v1.
+/// A layer of one file of 9 MiB of zeros and three bytes, whose map is tests/golden/frame-map-v2.
 fn layer() -> (File, Packed) {
     let blob = tempfile::tempfile().unwrap();
     let mut packer = Packer::create(blob.try_clone().unwrap(), &OPTIONS).unwrap();
@@ -18,10 +18,10 @@ fn layer() -> (File, Packed) {
     (blob, packer.finish().unwrap())
 }
 
-const GOLDEN: &[u8] = include_bytes!("../../tests/golden/frame-map-v1");
+const GOLDEN: &[u8] = include_bytes!("../../tests/golden/frame-map-v2");
 
 #[test]
-fn maps_of_version_1_are_read_and_resumed() {
+fn maps_of_version_2_are_read_and_resumed() {
     let map = FrameMap::decode(GOLDEN).unwrap();
     let (blob, packed) = layer();
     assert_eq!(map, packed.map);
@@ -39,6 +39,12 @@ fn maps_of_version_1_are_read_and_resumed() {
 }
 
 #[test]
+fn maps_of_version_1_had_no_checks_and_count_as_none() {
+    let old = include_bytes!("../../tests/golden/frame-map-v1");
+    assert_eq!(FrameMap::decode(old), Err(Corruption::Version(1)));
+}
+
+#[test]
 fn each_lie_has_its_name() {
     let changed = |at: usize, value: u8| {
         let mut bytes = GOLDEN.to_vec();
@@ -49,9 +55,9 @@ fn each_lie_has_its_name() {
         FrameMap::decode(&bytes).unwrap_err()
     };
     let frames = FrameMap::decode(GOLDEN).unwrap().frames.len();
-    let points = 24 + 8 * frames;
+    let points = 24 + 12 * frames;
     assert_eq!(changed(0, b'X'), Corruption::Magic);
-    assert_eq!(changed(8, 2), Corruption::Version(2));
+    assert_eq!(changed(8, 3), Corruption::Version(3));
     assert_eq!(changed(10, 7), Corruption::Compression(7));
     assert_eq!(changed(12, 1), Corruption::Compression(0));
     assert_eq!(changed(16, 200), Corruption::Length(GOLDEN.len()));

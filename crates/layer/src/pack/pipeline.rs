@@ -161,7 +161,7 @@ impl Pipeline {
     /// Hands on a frame.
     pub(super) fn frame(&mut self, raw: Arc<Buffer>) -> Result<(), PackError> {
         if self.workers == 0 {
-            return self.plain(raw, None);
+            return self.plain(Coded::plain(raw));
         }
         let out = self.outs.take();
         let threads = self.threads()?;
@@ -178,12 +178,11 @@ impl Pipeline {
     pub(super) fn take(&mut self, sealed: &Sealed, frame: Frame) -> Result<(), PackError> {
         let mut raw = self.raws.take();
         if self.workers == 0 {
-            use std::os::unix::fs::FileExt as _;
             let room = &mut raw.spare()[..frame.tar_len as usize];
             let error = |source| PackError::Take { offset: frame.blob_offset, source };
-            sealed.file.read_exact_at(room, frame.blob_offset).map_err(error)?;
+            frame.read(&sealed.file, room).map_err(error)?;
             raw.advance(frame.tar_len as usize);
-            return self.plain(Arc::new(raw), Some((sealed.clone(), frame)));
+            return self.plain(Coded::taken(raw.len(), 0, raw, (sealed.clone(), frame)));
         }
         let out = self.outs.take();
         let threads = self.threads()?;
@@ -195,9 +194,8 @@ impl Pipeline {
         Ok(())
     }
 
-    fn plain(&mut self, raw: Arc<Buffer>, origin: Option<(Sealed, Frame)>) -> Result<(), PackError> {
-        let coded = Arc::new(Coded::plain(raw, origin));
-        self.threads()?.send_writer(Step::Frame(Slot::Ready(coded)));
+    fn plain(&mut self, coded: Coded) -> Result<(), PackError> {
+        self.threads()?.send_writer(Step::Frame(Slot::Ready(Arc::new(coded))));
         Ok(())
     }
 

@@ -4,7 +4,6 @@ use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::AsFd as _;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -45,6 +44,8 @@ impl Pieces for Buffer {
 pub(super) struct Coded {
     pub(super) tar_len: usize,
     pub(super) crc: u32,
+    /// CRC-32 of the pieces.
+    check: u32,
     body: Body,
     /// Where the same bytes stand already.
     origin: Option<(Sealed, Frame)>,
@@ -66,10 +67,23 @@ impl Pieces for Coded {
 }
 
 impl Coded {
+    fn new(tar_len: usize, crc: u32, body: Body) -> Self {
+        let mut coded = Coded { tar_len, crc, check: 0, body, origin: None };
+        let mut check = crc32fast::Hasher::new();
+        coded.pieces().for_each(|piece| check.update(piece));
+        coded.check = check.finalize();
+        coded
+    }
+
     /// A frame that needs no work: the tar itself.
-    pub(super) fn plain(raw: Arc<Buffer>, origin: Option<(Sealed, Frame)>) -> Self {
+    pub(super) fn plain(raw: Arc<Buffer>) -> Self {
         let stored = Stored::new(Compression::None, raw.len());
-        Coded { tar_len: raw.len(), crc: 0, body: Body::Stored(raw, stored), origin }
+        Coded::new(raw.len(), 0, Body::Stored(raw, stored))
+    }
+
+    /// A frame of an earlier blob, read and found to be what its map says.
+    pub(super) fn taken(tar_len: usize, crc: u32, coded: Buffer, (sealed, frame): (Sealed, Frame)) -> Self {
+        Coded { tar_len, crc, check: frame.check, body: Body::Whole(coded), origin: Some((sealed, frame)) }
     }
 }
 
@@ -90,7 +104,7 @@ impl Coder {
     /// Compresses a frame, using the room of `out` when it compresses.
     pub(super) fn pack(&mut self, raw: Arc<Buffer>, mut out: Buffer) -> Result<Coded, PackError> {
         if self.compression == Compression::None {
-            return Ok(Coded::plain(raw, None));
+            return Ok(Coded::plain(raw));
         }
         let crc = self.crc(&raw);
         let tar_len = raw.len();
@@ -101,7 +115,7 @@ impl Coder {
             }
             Encoded::Stored(stored) => Body::Stored(raw, stored),
         };
-        Ok(Coded { tar_len, crc, body, origin: None })
+        Ok(Coded::new(tar_len, crc, body))
     }
 
     /// Reads a frame of an earlier blob into `coded`, and what it means into `raw`.
@@ -114,13 +128,13 @@ impl Coder {
     ) -> Result<Coded, PackError> {
         let error = |source| PackError::Take { offset: frame.blob_offset, source };
         let len = frame.blob_len as usize;
-        sealed.file.read_exact_at(&mut coded.spare()[..len], frame.blob_offset).map_err(error)?;
+        frame.read(&sealed.file, &mut coded.spare()[..len]).map_err(error)?;
         coded.advance(len);
         let tar_len = frame.tar_len as usize;
         self.decoder.decode(self.compression, coded.filled(), &mut raw.spare()[..tar_len]).map_err(error)?;
         raw.advance(tar_len);
         let crc = self.crc(raw);
-        Ok(Coded { tar_len, crc, body: Body::Whole(coded), origin: Some((sealed, frame)) })
+        Ok(Coded::taken(tar_len, crc, coded, (sealed, frame)))
     }
 
     fn crc(&self, raw: &Buffer) -> u32 {
@@ -292,6 +306,7 @@ impl Writer {
             tar_len: length(coded.tar_len)?,
             blob_offset,
             blob_len: length(len)?,
+            check: coded.check,
         });
         self.now.tar += coded.tar_len as u64;
         if self.now.blob >= self.started + WRITEBACK

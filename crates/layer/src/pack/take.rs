@@ -3,6 +3,10 @@
 //! Whole frames are copied as they are; only what shares a frame with something else is decompressed
 //! and packed again. Every byte of the tar is still hashed, because the diffID depends on all of them;
 //! what need not even be hashed is the prefix of [`Packer::resume`].
+//!
+//! Every frame that is read is compared with its check in the frame map, so that damage of an earlier blob
+//! never becomes part of a new one. The prefix is not read: its digest resumes from what was packed, so
+//! damage in it stays what it was, a blob that does not match its digest.
 
 use std::fs::File;
 use std::io;

@@ -352,6 +352,49 @@ fn a_blob_that_is_not_what_its_map_says_is_an_error() {
     assert!(matches!(packer.finish(), Err(PackError::Take { .. })));
 }
 
+/// Takes each file's data under a header of its own: parts of frames.
+fn in_parts(from: &Sealed, compression: Compression) -> Result<Packed, PackError> {
+    let (model, entries) = base();
+    let (mut packer, _blob) = packer(compression);
+    for ((entry, _), (_, extent)) in entries.iter().zip(&model.extents) {
+        if matches!(entry.kind, Kind::File { size } if size > 0) {
+            packer.take_data(entry, from, *extent)?;
+        }
+    }
+    packer.finish()
+}
+
+#[test]
+fn a_flipped_byte_in_what_is_taken_over_is_an_error_and_never_a_layer() {
+    use std::os::unix::fs::FileExt as _;
+    let (model, _) = base();
+    for compression in ALL {
+        let good = base_sealed(compression);
+        let expected = in_parts(&good, compression).unwrap().diff_id;
+        let mut bytes = vec![0; usize::try_from(good.file.metadata().unwrap().len()).unwrap()];
+        good.file.read_exact_at(&mut bytes, 0).unwrap();
+        for frame in &good.map.frames[..good.map.frames.len() - 1] {
+            let at = frame.blob_offset + u64::from(frame.blob_len) * 2 / 3;
+            let file = tempfile::tempfile().unwrap();
+            file.write_all_at(&bytes, 0).unwrap();
+            file.write_all_at(&[bytes[usize::try_from(at).unwrap()] ^ 0x20], at).unwrap();
+            let broken = Sealed { file: Arc::new(file), map: Arc::clone(&good.map) };
+            let (mut whole, _blob) = packer(compression);
+            let taken = whole.take(&broken, extent(0, 512, model.tar.len()));
+            let Err(PackError::Take { offset, .. }) = taken.and_then(|_| whole.finish()) else {
+                panic!("{compression:?}: a layer with the byte at {at} flipped")
+            };
+            assert_eq!(offset, frame.blob_offset);
+            match in_parts(&broken, compression) {
+                Err(PackError::Take { .. }) => {}
+                // a frame of headers alone is not read
+                Ok(packed) => assert_eq!(packed.diff_id, expected, "{compression:?} {at}"),
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+}
+
 fn base_len() -> usize {
     base().0.tar.len()
 }

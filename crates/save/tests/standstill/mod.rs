@@ -14,8 +14,6 @@ use std::time::{Duration, Instant};
 use libtest_mimic::{Arguments, Trial};
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
-pub mod map;
-
 /// A test and what it needs.
 pub type Case = (&'static str, &'static [Need], fn());
 

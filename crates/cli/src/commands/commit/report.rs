@@ -72,6 +72,12 @@ fn headline(report: &Report, dry_run: bool) -> String {
         .fold((0u64, 0u64), |(count, size), layer| (count + 1, size.saturating_add(layer.size)));
     match new {
         0 if nothing => "Saved no change: no new layer".to_owned(),
+        // the layers were asked for in another form than they had
+        new if nothing => format!(
+            "Saved no change, packed anew as {} of {}",
+            human::count(new, "layer", "layers"),
+            human::size(size)
+        ),
         0 => format!("Saved {what}: no new layer"),
         1 => format!("Saved {what} as a new layer of {}", human::size(size)),
         new => format!("Saved {what} as {} new layers of {}", human::number(new), human::size(size)),

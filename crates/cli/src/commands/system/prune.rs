@@ -50,7 +50,9 @@ pub(crate) fn run(arguments: &PruneArgs, context: &Context) -> Result<Exit, Fail
     }
     let grace = if arguments.all { Duration::ZERO } else { GRACE };
     let freed = store.prune(grace, SystemTime::now())?;
-    let answer = Answer { images: freed.images, blobs: freed.blobs, freed_bytes: freed.bytes };
+    // caches of what is gone now; what cannot be swept only takes room
+    let caches = save::sweep(&store).unwrap_or(0);
+    let answer = Answer { images: freed.images, blobs: freed.blobs, freed_bytes: freed.bytes + caches };
     if arguments.output.is_json() {
         output::json(&answer)?;
     } else {
