@@ -161,7 +161,7 @@ pub fn quantile(mut values: Vec<f64>, part: f64) -> f64 {
     if len == 0 {
         return f64::NAN;
     }
-    if (part - 0.5).abs() < f64::EPSILON && len % 2 == 0 {
+    if (part - 0.5).abs() < f64::EPSILON && len.is_multiple_of(2) {
         return f64::midpoint(values[len / 2 - 1], values[len / 2]);
     }
     let rank = (part * len as f64).ceil() as usize;

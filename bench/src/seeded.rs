@@ -76,7 +76,8 @@ pub struct Shape {
 pub fn tree(root: &Path, shape: Shape, seed: u64) -> Result<Base> {
     let mut random = Random::new(seed);
     let words = Words::new(&mut random);
-    let dir_of = |number: u64| root.join(format!("d{:02}/e{:02}/f{number:05}", number % 17, number / 17 % 19));
+    let dir_of =
+        |number: u64| root.join(format!("d{:02}/e{:02}/f{number:05}", number % 17, number / 17 % 19));
     let mut entries = 1;
     for number in 0..shape.dirs {
         let dir = dir_of(number);
@@ -142,8 +143,8 @@ struct Words(Vec<String>);
 impl Words {
     fn new(random: &mut Random) -> Self {
         const SYLLABLES: [&str; 24] = [
-            "re", "con", "buf", "len", "map", "in", "out", "path", "node", "state", "get", "set", "byte", "err",
-            "or", "iter", "key", "val", "off", "next", "read", "able", "ing", "seg",
+            "re", "con", "buf", "len", "map", "in", "out", "path", "node", "state", "get", "set", "byte",
+            "err", "or", "iter", "key", "val", "off", "next", "read", "able", "ing", "seg",
         ];
         let word = |number: usize| {
             let syllables = 1 + number.ilog(12) as usize + random.below(2);

@@ -83,7 +83,10 @@ fn one(setting: &Setting<'_>, kind: FileSystem, case: char, shape: &str) -> Resu
         rows.push(copy(setting, &place, &ours, kind)?);
     }
     let first = rows[0].median_ms();
-    notes.push(format!("a new file is saved {:.0}× faster than the first commit", first / rows[1].median_ms()));
+    notes.push(format!(
+        "a new file is saved {:.0}× faster than the first commit",
+        first / rows[1].median_ms()
+    ));
     Ok(Table {
         case: format!(
             "{}: the save after the first of {}, {shape}",
@@ -138,4 +141,3 @@ fn copy(setting: &Setting<'_>, place: &Place, ours: &Ours<'_>, kind: FileSystem)
     let series = interleave(&mut [contender], setting.options.pairs.min(3), &super::tell)?;
     series.into_iter().next().context("no series")
 }
-

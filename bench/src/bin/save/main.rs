@@ -56,8 +56,8 @@ struct Options {
     #[arg(long, default_value_t = 7)]
     pairs: usize,
 
-    /// Whom to compare with
-    #[arg(long, value_delimiter = ',', default_value = "containerd,podman,buildah,docker,tar")]
+    /// Whom to compare with; the last three are pipelines behind tar
+    #[arg(long, value_delimiter = ',', default_value = "containerd,podman,buildah,docker,zstd,pigz,gzip")]
     peers: Vec<String>,
 
     /// Saves whose pauses are measured

@@ -72,6 +72,14 @@ impl<'a> Ours<'a> {
         })
     }
 
+    /// A first save, forgotten again: everybody's output is removed after a run, so that all find the same
+    /// free memory for theirs.
+    pub(crate) fn alone(&self, source: &[OsString]) -> Result<Sample> {
+        let saved = self.first(source)?;
+        self.forget()?;
+        Ok(saved)
+    }
+
     /// A first save.
     pub(crate) fn first(&self, source: &[OsString]) -> Result<Sample> {
         self.forget()?;

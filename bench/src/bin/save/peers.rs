@@ -77,15 +77,22 @@ impl Peers {
         if let Some((containerd, image)) = &self.containerd {
             let mounted = containerd.mount(image, &self.scratch.join(format!("containerd-{case}")))?;
             fill(mounted.path())?;
-            all.push(Contender::new("containerd: ctr snapshots diff (walks both trees, gzip)", 1, move || {
-                rustix::fs::sync();
-                let before = cpu_of(containerd.pid())?;
-                let mut command = containerd.command();
-                command.args(["snapshots", "diff"]).arg(mounted.path()).stdout(std::process::Stdio::null());
-                let mut sample = stopwatch.time(&mut command)?;
-                sample.cpu_s += (cpu_of(containerd.pid())? - before).as_secs_f64();
-                Ok(sample)
-            }));
+            all.push(Contender::new(
+                "containerd: ctr snapshots diff (walks both trees, gzip)",
+                1,
+                move || {
+                    rustix::fs::sync();
+                    let before = cpu_of(containerd.pid())?;
+                    let mut command = containerd.command();
+                    command
+                        .args(["snapshots", "diff"])
+                        .arg(mounted.path())
+                        .stdout(std::process::Stdio::null());
+                    let mut sample = stopwatch.time(&mut command)?;
+                    sample.cpu_s += (cpu_of(containerd.pid())? - before).as_secs_f64();
+                    Ok(sample)
+                },
+            ));
         }
         for (name, storage) in &self.storages {
             let mounted = storage.mount(&oci_name(&self.base, "base"))?;

@@ -167,8 +167,7 @@ pub(crate) fn fill(case: char, root: &Path, setting: &Setting<'_>) -> Result<()>
         'd' => large_files(root, 100, setting)?,
         _ => {
             let (files, bytes) = (setting.scaled(50_000), setting.scaled(1_000_000_000));
-            let shape =
-                Shape { files, dirs: (files / 12).max(1), bytes, is_source: true, settled: false };
+            let shape = Shape { files, dirs: (files / 12).max(1), bytes, is_source: true, settled: false };
             let dir = root.join("sources");
             std::fs::create_dir_all(&dir).context("create the sources")?;
             seeded::tree(&dir, shape, 3)?;
