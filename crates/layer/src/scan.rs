@@ -96,13 +96,42 @@ pub(crate) fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> std::io::Result<Opti
 /// # Errors
 /// What the kernel says; `NotFound` also when a component is a symlink or the file is not regular.
 pub fn open_file(root: BorrowedFd<'_>, path: &[u8]) -> std::io::Result<std::fs::File> {
-    let (parent, name) = entry::split(path);
-    let mut dir: Option<OwnedFd> = None;
-    for component in parent.split(|&byte| byte == b'/').filter(|component| !component.is_empty()) {
-        let above = dir.as_ref().map_or(root, |dir| dir.as_fd());
-        dir = Some(open_dir(above, component)?.ok_or(std::io::ErrorKind::NotFound)?);
+    Opener::default().open(root, path)
+}
+
+/// Opens files of one tree. Those of one directory, asked one after the other, open it once.
+#[derive(Debug, Default)]
+pub struct Opener {
+    parent: Option<(PathBytes, OwnedFd)>,
+}
+
+impl Opener {
+    /// Opens a regular file as [`open_file`] does. A directory that was renamed meanwhile is still the one
+    /// that was opened: whoever reads while others write compares what was read with the path afterwards.
+    ///
+    /// # Errors
+    /// As [`open_file`].
+    pub fn open(&mut self, root: BorrowedFd<'_>, path: &[u8]) -> std::io::Result<std::fs::File> {
+        let (parent, name) = entry::split(path);
+        if parent.is_empty() {
+            return open_beside(root, name);
+        }
+        if let Some((_, dir)) = self.parent.as_ref().filter(|(path, _)| path == parent) {
+            match open_beside(dir.as_fd(), name) {
+                // perhaps the directory is another one by now
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+                opened => return opened,
+            }
+        }
+        let mut dir: Option<OwnedFd> = None;
+        for component in parent.split(|&byte| byte == b'/').filter(|component| !component.is_empty()) {
+            let above = dir.as_ref().map_or(root, |dir| dir.as_fd());
+            dir = Some(open_dir(above, component)?.ok_or(std::io::ErrorKind::NotFound)?);
+        }
+        let opened = open_beside(dir.as_ref().map_or(root, |dir| dir.as_fd()), name);
+        self.parent = dir.map(|dir| (parent.to_vec(), dir));
+        opened
     }
-    open_beside(dir.as_ref().map_or(root, |dir| dir.as_fd()), name)
 }
 
 /// Opens a regular file in `dir`. Never a fifo or a device, whose opening alone may block or act.

@@ -15,7 +15,7 @@ use layer::judge::{Decisions, Sides, judge};
 use layer::lowers::Lowers;
 use layer::node::{How, Node, Semantics};
 use layer::plan::{LeftOut, Plan, PlanWriter, Step};
-use layer::scan::{Graft, Scan, Select};
+use layer::scan::{Graft, Opener, Scan, Select};
 use layer::spool::SpillDir;
 use layer::table::{Content, ContentHash, Table, TableError};
 use registry::{Image, Store};
@@ -334,6 +334,7 @@ impl<'a> Job<'a> {
             findings: crate::read::Findings::default(),
             progress: self.progress,
             cancel: self.cancel,
+            opener: Opener::default(),
             buffer: Vec::new(),
         }
     }

@@ -20,7 +20,7 @@ use layer::judge::{Bytes, Seen, TimePolicy};
 use layer::lowers::{LowerNode, Lowers, Place};
 use layer::node::{Node, NodeError};
 use layer::pack::{FileWriter, Packer};
-use layer::scan::{Graft, open_file};
+use layer::scan::{Graft, Opener, open_file};
 use layer::spool::SpillDir;
 use layer::table::ContentHash;
 use linux::extents::data_segments;
@@ -90,6 +90,7 @@ pub(crate) struct Reading<'a> {
     pub(crate) findings: Findings,
     pub(crate) progress: &'a dyn Progress,
     pub(crate) cancel: &'a AtomicBool,
+    pub(crate) opener: Opener,
     pub(crate) buffer: Vec<u8>,
 }
 
@@ -146,14 +147,14 @@ fn failed(path: &[u8], source: impl Into<io::Error>) -> NodeError {
 
 impl<'a> Reading<'a> {
     /// Opens a file of the upper; `None` when it is gone, or cannot be read cleanly in a phase that must.
-    fn open(&self, path: &[u8]) -> Result<Option<Opened<'a>>, NodeError> {
+    fn open(&mut self, path: &[u8]) -> Result<Option<Opened<'a>>, NodeError> {
         if let Some(capture) = self.captures.and_then(|captures| captures.get(path)) {
             return Ok(Some(Opened::Captured(capture)));
         }
         let graft = self.grafts.iter().find(|graft| is_below(path, &graft.path));
         let opened = match graft {
             Some(graft) => open_file(graft.root.as_fd(), &path[graft.path.len() + 1..]),
-            None => open_file(self.upper, path),
+            None => self.opener.open(self.upper, path),
         };
         let file = match opened {
             Ok(file) => file,

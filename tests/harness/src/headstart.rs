@@ -33,17 +33,17 @@ impl Headstart {
         })
     }
 
-    /// The built binary: `$HEADSTART_BIN`, else the one in the target directory of the running test.
+    /// The built binary: `$HEADSTART_BIN`, else the one in the target directory of the running program.
     pub fn program() -> Result<PathBuf> {
         if let Some(path) = std::env::var_os("HEADSTART_BIN") {
             return Ok(path.into());
         }
-        let test = std::env::current_exe().context("find the running test")?;
-        // target/TRIPLE/PROFILE/deps/test-HASH
-        let beside = test.parent().and_then(Path::parent).map(|profile| profile.join("headstart"));
-        match beside {
-            Some(path) if path.is_file() => Ok(path),
-            _ => bail!("no headstart beside {}: run `cargo build -p cli` first", test.display()),
+        let test = std::env::current_exe().context("find the running program")?;
+        // a test is target/TRIPLE/PROFILE/deps/test-HASH, a benchmark lies beside the binary itself
+        let beside = test.ancestors().skip(1).take(2).map(|dir| dir.join("headstart"));
+        match beside.into_iter().find(|path| path.is_file()) {
+            Some(path) => Ok(path),
+            None => bail!("no headstart beside {}: run `cargo build -p cli` first", test.display()),
         }
     }
 

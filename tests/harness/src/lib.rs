@@ -21,8 +21,7 @@
 //!
 //! # Not here
 //!
-//! Anything that product code uses: this crate is a dev-dependency of everybody and a dependency of
-//! nobody.
+//! Anything that product code uses: tests depend on this crate, and benchmarks, and no room does.
 #![forbid(unsafe_code)]
 
 mod bundle;

@@ -77,6 +77,11 @@ path = {opt:?}
         &self.socket
     }
 
+    /// The process id of the daemon.
+    pub fn pid(&self) -> u32 {
+        self.daemon.id()
+    }
+
     /// `ctr` on this daemon, namespace `test`, ready for a subcommand.
     pub fn command(&self) -> Command {
         let mut command = Command::new("ctr");

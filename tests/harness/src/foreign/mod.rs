@@ -52,13 +52,7 @@ pub fn umoci_pack(scratch: &Scratch, fill: impl FnOnce(&Path) -> Result<()>) -> 
 /// Unpacks an image with umoci and returns the root file system. umoci 0.4.7 reads no zstd.
 pub fn umoci_unpack(layout: &Path, tag: &str, bundle: &Path) -> Result<PathBuf> {
     let image = words(layout, ":", tag);
-    let args = [
-        OsStr::new("unpack"),
-        OsStr::new("--keep-dirlinks"),
-        OsStr::new("--image"),
-        &image,
-        bundle.as_os_str(),
-    ];
+    let args = [OsStr::new("unpack"), OsStr::new("--image"), &image, bundle.as_os_str()];
     run("umoci", args)?;
     Ok(bundle.join("rootfs"))
 }
