@@ -2,8 +2,6 @@
 //!
 //! `LAW_NAMES` sets how many names the large directory has.
 
-#![expect(clippy::unwrap_used, reason = "a case that fails tells where")]
-
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, chown, symlink};
