@@ -358,20 +358,31 @@ fn resume_point<'a>(
 #[derive(Debug)]
 pub struct Addition<'a> {
     records: std::iter::Peekable<crate::table::Records<'a>>,
+    /// The path of the last step that was asked about.
+    last: Option<PathBytes>,
 }
 
 impl<'a> Addition<'a> {
     /// Asks about a layer of which this is the table so far.
     #[must_use]
     pub fn to(table: &'a Table) -> Addition<'a> {
-        Addition { records: table.records().peekable() }
+        Addition { records: table.records().peekable(), last: None }
     }
 
-    /// Whether the layer has the path of the step. Steps must come in path order.
+    /// Whether the step comes before one that was asked about: the table was read past its path.
+    fn is_behind(&self, step: &Step) -> bool {
+        self.last.as_ref().is_some_and(|last| path_order(&step.entry.path, last).is_le())
+    }
+
+    /// Whether the layer has the path of the step.
     ///
     /// # Errors
-    /// Those of the table.
+    /// Those of the table, and [`TableError::Unusable`] for a step that does not come in path order.
     pub fn has(&mut self, step: &Step) -> Result<bool, TableError> {
+        if self.is_behind(step) {
+            return Err(TableError::Unusable("asked out of path order"));
+        }
+        self.last = Some(step.entry.path.clone());
         loop {
             let order = match self.records.peek() {
                 None => return Ok(false),
@@ -388,7 +399,8 @@ impl<'a> Addition<'a> {
         }
     }
 
-    /// Whether the whole plan may follow.
+    /// Whether the whole plan may follow. A plan that is not in path order may not: it has members that must
+    /// come before all others, or are taken over.
     ///
     /// # Errors
     /// Those of the table and the plan.
@@ -397,10 +409,17 @@ impl<'a> Addition<'a> {
         let mut allowed = true;
         plan.each(|step| {
             let is_new = matches!(step.source, Source::Nothing | Source::Upper(_) | Source::Lower(_))
-                && !matches!(step.entry.kind, Kind::Whiteout | Kind::Opaque);
-            allowed = allowed && is_new && (!addition.has(&step)? || step.was == Was::Parent);
+                && !matches!(step.entry.kind, Kind::Whiteout | Kind::Opaque)
+                && step.was != Was::Replaced;
+            allowed = allowed
+                && is_new
+                && !addition.is_behind(&step)
+                && (!addition.has(&step)? || step.was == Was::Parent);
             Ok::<(), TableError>(())
         })?;
         Ok(allowed)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -128,7 +128,7 @@ impl PlanWriter {
             Kind::File { size } => size,
             _ => 0,
         };
-        self.totals.members += 1;
+        self.totals.members = self.totals.members.saturating_add(1);
         match (&step.entry.kind, step.was, &step.source) {
             (.., Source::Member { .. }) | (Kind::Opaque, ..) | (_, Was::Parent, _) => {}
             (Kind::Whiteout, ..) => self.totals.removed += 1,
@@ -137,10 +137,12 @@ impl PlanWriter {
         match step.source {
             Source::Nothing => {}
             Source::Upper(_) | Source::Lower(_) => {
-                self.totals.bytes += size;
-                self.totals.to_read += size;
+                self.totals.bytes = self.totals.bytes.saturating_add(size);
+                self.totals.to_read = self.totals.to_read.saturating_add(size);
             }
-            Source::Member { .. } | Source::Data { .. } => self.totals.held += size,
+            Source::Member { .. } | Source::Data { .. } => {
+                self.totals.held = self.totals.held.saturating_add(size)
+            }
         }
         let mut record = std::mem::take(&mut self.record);
         record.clear();
@@ -356,5 +358,32 @@ mod tests {
         })
         .unwrap();
         assert_eq!(order, ["k1a", "k1b", "k2", "-z", "a", "=a", "-a/z", "a/b"]);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_something_else_comes_before_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut plan = PlanWriter::new(&SpillDir::new(dir.path()));
+        let member =
+            |layer, offset| Source::Member { layer, extent: Extent { offset, header: 512, len: 512 } };
+        let replacing = |path, source| Step { was: Was::Replaced, ..step(path, Kind::Dir, source) };
+        for step in [
+            replacing("lib", Source::Nothing),
+            step("lib/own", Kind::Fifo, member(0, 0)),
+            replacing("taken", member(1, 4096)),
+            step("taken/own", Kind::Fifo, member(0, 512)),
+            step("a", Kind::Whiteout, Source::Nothing),
+        ] {
+            plan.push(&step).unwrap();
+        }
+        let mut order = Vec::new();
+        plan.finish()
+            .unwrap()
+            .each(|step| {
+                order.push(String::from_utf8(step.entry.path).unwrap());
+                Ok::<(), io::Error>(())
+            })
+            .unwrap();
+        assert_eq!(order, ["lib", "taken", "lib/own", "taken/own", "a"]);
     }
 }
