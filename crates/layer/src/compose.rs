@@ -17,6 +17,7 @@ use crate::pack::{Extent, PackError, PackOptions, Packed, Packer};
 use crate::plan::{Plan, Source, Step, Was};
 use crate::spool::{Sorter, SpillDir, Spool};
 use crate::table::{Content, ContentHash, Record, Table, TableError, TableWriter};
+use crate::tar::write::header;
 use crate::wire::Take;
 
 /// What became of a file.
@@ -70,6 +71,8 @@ pub struct Composer {
     buffer: Vec<u8>,
     targets: Targets,
     deferred: HashSet<PathBytes>,
+    /// Members that a tar cannot hold; links to them are left out too.
+    left_out: HashSet<PathBytes>,
     /// Bytes of the tar that [`Packer::resume`] took over unread.
     resumed: u64,
 }
@@ -143,8 +146,8 @@ impl Composer {
             None => (Packer::create(blob, options)?, 0),
         };
         let (records, buffer) = (Spool::new(spill), Vec::new());
-        let (targets, deferred) = (Targets::default(), HashSet::new());
-        Ok(Composer { packer, records, buffer, targets, deferred, resumed })
+        let (targets, deferred, left_out) = (Targets::default(), HashSet::new(), HashSet::new());
+        Ok(Composer { packer, records, buffer, targets, deferred, left_out, resumed })
     }
 
     /// Bytes of the tar that were taken over without being read or hashed again.
@@ -188,6 +191,20 @@ impl Composer {
             self.deferred.insert(step.entry.path);
             return Ok(());
         }
+        if let Kind::Hardlink { target } = &step.entry.kind
+            && self.left_out.contains(target)
+        {
+            self.leave_out(step.entry, feed);
+            return Ok(());
+        }
+        // asked before the file is read: what a feed returns is its own kind of error
+        if matches!(step.source, Source::Upper(_) | Source::Lower(_)) {
+            self.buffer.clear();
+            if header(&step.entry, &mut self.buffer).is_err() {
+                self.leave_out(step.entry, feed);
+                return Ok(());
+            }
+        }
         let unknown = |layer: usize| {
             held.get(layer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "unknown layer"))
         };
@@ -202,16 +219,12 @@ impl Composer {
                 .take_data(&step.entry, unknown(*layer)?, content.at)
                 .map(|extent| (extent, Some(content.hash))),
             Source::Upper(node) => {
-                return match feed.upper(&mut self.packer, step.entry.clone(), node) {
-                    Ok(fed) => self.fed(step, fed),
-                    Err(error) => Err(error),
-                };
+                let fed = feed.upper(&mut self.packer, step.entry.clone(), node)?;
+                return self.fed(step, fed);
             }
             Source::Lower(place) => {
-                return match feed.lower(&mut self.packer, step.entry.clone(), place) {
-                    Ok(fed) => self.fed(step, fed),
-                    Err(error) => Err(error),
-                };
+                let fed = feed.lower(&mut self.packer, step.entry.clone(), place)?;
+                return self.fed(step, fed);
             }
         };
         match fed {
@@ -223,12 +236,16 @@ impl Composer {
                 Ok(self.record(step.entry, extent, hash)?)
             }
             Err(PackError::Unrepresentable { .. }) => {
-                feed.unrepresentable(&step.entry);
-                self.deferred.insert(step.entry.path);
+                self.leave_out(step.entry, feed);
                 Ok(())
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn leave_out<F: Feed>(&mut self, entry: Entry, feed: &mut F) {
+        feed.unrepresentable(&entry);
+        self.left_out.insert(entry.path);
     }
 
     fn fed<E: From<io::Error>>(&mut self, step: Step, fed: Fed) -> Result<(), E> {

@@ -5,7 +5,8 @@
 //! there, so that whole compressed frames move as they are; then what is new, in path order with
 //! whiteouts before their siblings. A directory whose attributes changed may therefore follow its
 //! children; that is legal, every applier makes missing parents and then sets their attributes. Only a
-//! directory where something else stands below comes before all: its children would meet that else.
+//! directory where something else stands below comes before all, and so does a marker that hides what is
+//! below: their children would meet that else.
 
 use std::cmp::Ordering;
 use std::io;
@@ -82,6 +83,13 @@ pub enum LeftOut {
     WhiteoutDevice,
     /// Something else that a tar cannot hold, such as a device number.
     Unrepresentable,
+    /// A path of more than 4095 bytes, which no program can be given at once (`PATH_MAX`); nothing below it is
+    /// saved either.
+    PathTooLong,
+    /// More attributes than the headers of a tar hold; the rest of the entry is saved, without any of them.
+    XattrsTooLarge,
+    /// A file of 8 TiB or more, holes included.
+    TooLarge,
 }
 
 /// Collects steps and puts them into order.
@@ -202,7 +210,7 @@ impl Plan {
 }
 
 /// The classes of the order key that stands in front of each record: a directory in the place of something
-/// else, by path; members taken over whole, by layer and offset; all others, by path.
+/// else, and markers that hide a directory's lower names (one of which a child may replace), by path; members taken over whole, by layer and offset; all others, by path.
 const REPLACING: u8 = 0;
 const TAKEN: u8 = 1;
 const NEW: u8 = 2;
@@ -236,15 +244,20 @@ fn sort_path(entry: &Entry) -> Vec<u8> {
 }
 
 impl Step {
+    /// Takes something away that members below it would meet.
+    fn is_replacing(&self) -> bool {
+        self.was == Was::Replaced || self.entry.kind == Kind::Opaque
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         match &self.source {
-            Source::Member { layer, extent } if self.was != Was::Replaced => {
+            Source::Member { layer, extent } if !self.is_replacing() => {
                 out.push(TAKEN);
                 out.number(*layer as u64);
                 out.number(extent.offset);
             }
             _ => {
-                out.push(if self.was == Was::Replaced { REPLACING } else { NEW });
+                out.push(if self.is_replacing() { REPLACING } else { NEW });
                 out.bytes(&sort_path(&self.entry));
             }
         }
@@ -357,7 +370,7 @@ mod tests {
             Ok::<(), io::Error>(())
         })
         .unwrap();
-        assert_eq!(order, ["k1a", "k1b", "k2", "-z", "a", "=a", "-a/z", "a/b"]);
+        assert_eq!(order, ["=a", "k1a", "k1b", "k2", "-z", "a", "-a/z", "a/b"]);
     }
 
     #[test]
