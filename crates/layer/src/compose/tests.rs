@@ -53,3 +53,59 @@ fn a_plan_out_of_path_order_may_not_follow() {
     assert!(addition.has(&fifo("d/b")).unwrap());
     assert!(addition.has(&dir("d", Was::Parent)).is_err());
 }
+
+/// Packs nothing; tells what was left out.
+#[derive(Default)]
+struct LeavesOut(Vec<PathBytes>);
+
+#[derive(Debug, thiserror::Error)]
+enum Failed {
+    #[error(transparent)]
+    Pack(#[from] PackError),
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    #[error(transparent)]
+    Table(#[from] TableError),
+}
+
+impl Feed for LeavesOut {
+    type Error = Failed;
+    fn upper(&mut self, _: &mut Packer, _: Entry, _: &Node) -> Result<Fed, Failed> {
+        Ok(Fed::Deferred)
+    }
+    fn lower(&mut self, _: &mut Packer, _: Entry, _: &Place) -> Result<Fed, Failed> {
+        Ok(Fed::Deferred)
+    }
+    fn unrepresentable(&mut self, entry: &Entry) {
+        self.0.push(entry.path.clone());
+    }
+    fn progress(&mut self, _: u64) -> Result<(), Failed> {
+        Ok(())
+    }
+}
+
+#[test]
+fn what_a_tar_cannot_hold_is_left_out_with_the_links_to_it() {
+    let scratch = tempfile::tempdir().unwrap();
+    let spill = SpillDir::new(scratch.path());
+    let mut plan = PlanWriter::new(&spill);
+    let place = Source::Lower(Place { layer: 0, path: b"odd".to_vec() });
+    let mut odd = step("odd", Kind::File { size: 1 }, place, Was::Absent);
+    odd.entry.meta.xattrs = vec![(b"user.large".to_vec(), vec![0; 2 << 20])];
+    let link = |path, target: &str| {
+        step(path, Kind::Hardlink { target: target.into() }, Source::Nothing, Was::Absent)
+    };
+    for step in [odd, link("odd.1", "odd"), link("odd.2", "odd.1"), fifo("z")] {
+        plan.push(&step).unwrap();
+    }
+    let mut plan = plan.finish().unwrap();
+    let options = PackOptions { compression: crate::codec::Compression::None, threads: 1 };
+    let blob = tempfile::tempfile().unwrap();
+    let mut composer = Composer::begin::<Failed>(blob, &options, &[], &mut plan, &spill).unwrap();
+    let mut feed = LeavesOut::default();
+    composer.run(&mut plan, &[], &mut feed, &mut |_| Ok(false)).unwrap();
+    assert_eq!(feed.0, [&b"odd"[..], b"odd.1", b"odd.2"]);
+    let table = composer.table(tempfile::tempfile().unwrap(), &spill).unwrap();
+    let paths: Vec<_> = table.records().map(|record| record.unwrap().entry.path).collect();
+    assert_eq!(paths, [b"z"]);
+}
