@@ -2,6 +2,8 @@
 //!
 //! `LAW_NAMES` sets how many names the large directory has.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it, in its helpers too")]
+
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, chown, symlink};
