@@ -28,12 +28,15 @@ use crate::ids::IdMap;
 use crate::lowers::{Found, LowerNode, Lowers, Merged};
 use crate::node::{Node, NodeError, Opaque, What};
 use crate::plan::{LeftOut, Source, Step, Was};
-use crate::scan::Select;
+use crate::scan::{MAX_PATH, Select};
 use crate::table::{Content, ContentHash, Record, Records, TableError};
 use crate::tiers::{Said, Tiers};
 
 /// A directory of the base with more names than this is hidden by one marker instead of one by one.
 const MANY_NAMES: usize = 1000;
+
+/// A file of this many bytes or more is not packed: somebody made a hole that takes years to read.
+const MAX_FILE: u64 = 8 << 40;
 
 /// A name of the upper with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -182,10 +185,12 @@ pub fn judge<'a>(
         groups,
         lower_links: HashMap::new(),
         parents: Vec::new(),
+        open: Vec::new(),
     };
     let base = Some(sides.lowers.root()?);
     let right = if sides.upper_is_whole { None } else { base.clone() };
-    judge.directory(&[], right, LeftDir { absent: false, base })
+    judge.open(Vec::new(), right, LeftDir { absent: false, base })?;
+    judge.run()
 }
 
 /// Names of the upper that share an inode, and whether the layers below already have them so.
@@ -349,6 +354,19 @@ struct Judge<'a> {
     lower_links: HashMap<(usize, u64, u64), (PathBytes, Option<usize>)>,
     /// Directories on the way, with whether they were emitted.
     parents: Vec<Parent>,
+    /// The root and those directories, with what is to come in each. A list and no recursion: a tree may be
+    /// deeper than a stack.
+    open: Vec<OpenDir>,
+}
+
+/// A directory whose names are being looked at.
+#[derive(Debug)]
+struct OpenDir {
+    path: PathBytes,
+    right: Option<Rc<Merged>>,
+    left: LeftDir,
+    /// Names that must be looked at although nobody mentions them.
+    listed: std::iter::Peekable<std::vec::IntoIter<Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -370,16 +388,28 @@ fn child_name<'p>(path: &'p [u8], dir: &[u8]) -> Option<&'p [u8]> {
 }
 
 impl Judge<'_> {
-    fn directory(&mut self, path: &[u8], right: Option<Rc<Merged>>, left: LeftDir) -> Result<(), JudgeError> {
-        let mut listed = self.listed(path, right.as_ref(), &left)?.into_iter().peekable();
-        loop {
-            let seen = self.seen.as_ref().and_then(|seen| child_name(&seen.node.path, path));
-            let said = self.tiers.peek().and_then(|said| child_name(&said.path, path));
-            let names = [seen, said, listed.peek().map(Vec::as_slice)];
-            let Some(name) = names.into_iter().flatten().min() else { return Ok(()) };
+    /// What is in the directory comes next.
+    fn open(&mut self, path: PathBytes, right: Option<Rc<Merged>>, left: LeftDir) -> Result<(), JudgeError> {
+        let listed = self.listed(&path, right.as_ref(), &left)?.into_iter().peekable();
+        self.open.push(OpenDir { path, right, left, listed });
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<(), JudgeError> {
+        while let Some(dir) = self.open.last_mut() {
+            let seen = self.seen.as_ref().and_then(|seen| child_name(&seen.node.path, &dir.path));
+            let said = self.tiers.peek().and_then(|said| child_name(&said.path, &dir.path));
+            let names = [seen, said, dir.listed.peek().map(Vec::as_slice)];
+            let Some(name) = names.into_iter().flatten().min() else {
+                self.open.pop();
+                // the root is nobody's parent
+                self.parents.pop();
+                continue;
+            };
             let name = name.to_vec();
-            let child = join(path, &name);
-            listed.next_if(|listed| *listed == name);
+            let child = join(&dir.path, &name);
+            dir.listed.next_if(|listed| *listed == name);
+            let (right, left) = (dir.right.clone(), dir.left.clone());
             let seen = match &self.seen {
                 Some(seen) if seen.node.path == child => {
                     let after = self.walk.next()?;
@@ -400,6 +430,7 @@ impl Judge<'_> {
             };
             self.name(&child, seen, said, right.as_ref(), &left)?;
         }
+        Ok(())
     }
 
     /// Names of the base that must be looked at although nobody mentions them: where the two sides show
@@ -445,7 +476,7 @@ impl Judge<'_> {
         // what no image can hold is not in that of the base either
         let in_image = |found: Found| match found {
             Found::Other(lower) if !is_in_image(&lower.node) => Found::Absent,
-            _ if name.starts_with(b".wh.") => Found::Absent,
+            _ if !is_nameable(path) => Found::Absent,
             found => found,
         };
         let is_same_dir = match (right_dir, &left_dir.base) {
@@ -547,7 +578,7 @@ impl Judge<'_> {
         let name = split(path).1;
         let Some(seen) = seen else {
             return Ok(Some(match base {
-                _ if name.starts_with(b".wh.") => Right::Absent,
+                _ if !is_nameable(path) => Right::Absent,
                 Found::Absent => Right::Absent,
                 Found::Dir(lower, merged) => Right::Dir {
                     entry: sides
@@ -566,7 +597,15 @@ impl Judge<'_> {
             self.skip_seen(path)?;
             return Ok(Some(Right::Absent));
         }
+        if path.len() > MAX_PATH {
+            self.decisions.left_out(path, LeftOut::PathTooLong);
+            self.skip_seen(path)?;
+            return Ok(Some(Right::Absent));
+        }
         let mut seen = seen;
+        if seen.node.xattrs_too_large {
+            self.decisions.left_out(path, LeftOut::XattrsTooLarge);
+        }
         let holds = |(key, _): &(Vec<u8>, Vec<u8>)| !key.contains(&b'=');
         if !seen.node.xattrs.iter().all(holds) {
             self.decisions.left_out(path, LeftOut::XattrName);
@@ -580,6 +619,10 @@ impl Judge<'_> {
             }
             What::CharDevice(0, 0) => {
                 self.decisions.left_out(path, LeftOut::WhiteoutDevice);
+                Ok(Some(Right::Absent))
+            }
+            What::File { .. } if seen.node.stat.size >= MAX_FILE => {
+                self.decisions.left_out(path, LeftOut::TooLarge);
                 Ok(Some(Right::Absent))
             }
             What::Dir { opaque, redirect } => {
@@ -655,9 +698,7 @@ impl Judge<'_> {
             self.emit_marker(marker, held)?;
             below = LeftDir { absent: true, base: None };
         }
-        self.directory(&path, base, below)?;
-        self.parents.pop();
-        Ok(())
+        self.open(path, base, below)
     }
 
     /// Whether so much of the base's directory is hidden that one marker is better than its names.
@@ -671,7 +712,13 @@ impl Judge<'_> {
         if right.is_some_and(|right| right.is_same(base)) {
             return Ok(false);
         }
-        Ok(self.sides.lowers.names(base, path)?.len() > MANY_NAMES)
+        let names = self.sides.lowers.names(base, path)?;
+        // a marker hides also what does not belong to the save, and nobody may delete that
+        let is_selected = |name: &Vec<u8>| {
+            let path = join(path, name);
+            [false, true].into_iter().all(|is_dir| (self.sides.select)(&path, is_dir) == Select::Take)
+        };
+        Ok(names.len() > MANY_NAMES && names.iter().all(is_selected))
     }
 
     /// A name of the upper that is no directory.
@@ -981,9 +1028,18 @@ fn member_of(held: Option<(usize, Record)>, entry: &Entry) -> Option<Source> {
     (record.entry == *entry && empty).then_some(Source::Member { layer, extent: record.extent })
 }
 
+/// Whether an image can have an entry of this name.
+fn is_nameable(path: &[u8]) -> bool {
+    path.len() <= MAX_PATH && !split(path).1.starts_with(b".wh.")
+}
+
 /// Whether an image has an entry for a name of a lower that is no directory.
 fn is_in_image(node: &Node) -> bool {
-    !matches!(node.what, What::Socket | What::Whiteout | What::CharDevice(0, 0))
+    match node.what {
+        What::Socket | What::Whiteout | What::CharDevice(0, 0) => false,
+        What::File { .. } => node.stat.size < MAX_FILE,
+        _ => true,
+    }
 }
 
 fn dir_entry(path: &[u8]) -> Entry {
