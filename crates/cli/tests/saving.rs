@@ -194,3 +194,73 @@ fn a_failure_before_the_seal_is_the_commands_own() {
     assert_eq!(ran.code, 3, "{}", ran.stderr);
     assert!(ran.stderr.contains("999999999"), "{}", ran.stderr);
 }
+
+/// Each of docker's instructions that can change an image, and where `inspect` shows it.
+#[test]
+fn all_of_dockers_instructions_change_the_image() {
+    use serde_json::json;
+    let program = changed();
+    let changes = [
+        r#"CMD ["serve", "--port", "80"]"#,
+        r#"ENTRYPOINT ["/bin/app"]"#,
+        "ENV HOME=/srv PLACE=$HOME/data",
+        "ENV SPACED a value of words",
+        "EXPOSE 80 53/udp",
+        "HEALTHCHECK --interval=5s --retries=3 CMD /bin/true",
+        r#"LABEL a=1 "long name"="a value""#,
+        "ONBUILD RUN make",
+        "STOPSIGNAL SIGQUIT",
+        "USER dev:staff",
+        r#"VOLUME ["/data", "/var/log"]"#,
+        "WORKDIR /srv",
+        "WORKDIR app",
+    ];
+    let flags: Vec<&str> = changes.iter().flat_map(|change| ["-c", change]).collect();
+    let ran = save(&program, &[&flags[..], &["a"]].concat());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    let config = &program.json(&["inspect", "a"])[0]["Config"];
+    for (field, wanted) in [
+        ("Cmd", json!(["serve", "--port", "80"])),
+        ("Entrypoint", json!(["/bin/app"])),
+        ("ExposedPorts", json!({"53/udp": {}, "80/tcp": {}})),
+        ("Labels", json!({"a": "1", "long name": "a value"})),
+        ("OnBuild", json!(["RUN make"])),
+        ("StopSignal", json!("SIGQUIT")),
+        ("User", json!("dev:staff")),
+        ("Volumes", json!({"/data": {}, "/var/log": {}})),
+        ("WorkingDir", json!("/srv/app")),
+    ] {
+        assert_eq!(config[field], wanted, "{field} of {config:#}");
+    }
+    // of an earlier instruction's variables docker expands those that are set before this one
+    assert_eq!(config["Env"], json!(["HOME=/srv", "PLACE=/data", "SPACED=a value of words"]), "{config:#}");
+    let check = &config["Healthcheck"];
+    assert_eq!(check["Test"], json!(["CMD-SHELL", "/bin/true"]), "{config:#}");
+    assert_eq!((&check["Interval"], &check["Retries"]), (&json!(5_000_000_000u64), &json!(3)));
+    for wrong in ["COPY a b", "FROM x", "EXPOSE many", "STOPSIGNAL"] {
+        assert_eq!(save(&program, &["-c", wrong, "b"]).code, 2, "{wrong:?}");
+    }
+    assert_eq!(program.run(&["inspect", "b"]).code, 3);
+}
+
+/// With one date, equal content gives equal digests: in another store, at another time, from other inodes.
+#[test]
+fn one_date_makes_equal_digests() {
+    let answers: Vec<serde_json::Value> = [["1000000000"; 2], ["1000000000", "1000000001"]]
+        .concat()
+        .into_iter()
+        .map(|date| {
+            let program = changed();
+            let mut command =
+                program.command(&[&["commit", "-o", "json"], &SOURCE[..], &["-m", "dated", "a"]].concat());
+            let ran = common::run(command.env("SOURCE_DATE_EPOCH", date));
+            assert_eq!(ran.code, 0, "{}", ran.stderr);
+            serde_json::from_str(&ran.stdout).unwrap()
+        })
+        .collect();
+    for field in ["digest", "id", "layers"] {
+        assert_eq!(answers[0][field], answers[1][field], "{field}");
+        assert_eq!(answers[0][field], answers[2][field], "{field}");
+        assert_ne!(answers[0][field], answers[3][field], "{field}: another date");
+    }
+}

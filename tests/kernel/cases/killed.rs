@@ -1,6 +1,7 @@
 //! A save that is killed or interrupted while a real container stands still, or while it packs.
 
 use std::fs;
+use std::io::Write as _;
 use std::path::Path;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
@@ -13,15 +14,19 @@ use harness::{
 use rustix::process::{Pid, Signal, kill_process};
 
 use crate::Case;
-use crate::words::noise;
+use crate::words::{answer, noise};
 
 pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("killed::in_the_pause", &[Root, Overlay, Busybox, Freezer], in_the_pause),
         Case::new("killed::interrupted_in_the_pause", &[Root, Overlay, Busybox, Freezer], interrupted),
+        Case::new("killed::in_a_long_capture", &[Root, Overlay, Busybox, Freezer], in_a_long_capture),
         Case::new("killed::while_packing", &[Root, Overlay, Busybox, Freezer], while_packing),
     ]
 }
+
+/// The guard ends a pause after that.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// A container with a file that is written all the time: it can only be captured in the pause.
 struct World {
@@ -121,6 +126,40 @@ fn interrupted() -> Result<()> {
     let status = child.wait()?;
     ensure!(status.code() == Some(130), "it ended with {status}");
     ensure!(!world.is_frozen()?, "the container stands still");
+    ensure!(names(&world.headstart.root().join("images/ingest"))?.is_empty(), "an ingest is left");
+    world.must_be_well(false)
+}
+
+/// Ctrl-C while much is captured: the container does not wait for the end of it.
+fn in_a_long_capture() -> Result<()> {
+    let scratch = Scratch::new("long-capture")?;
+    let world = World::new(&scratch)?;
+    let mut file = fs::File::options().append(true).open(world.overlay.target().join("large"))?;
+    let chunk = noise(4, 32 << 20);
+    for _ in 0..3 {
+        file.write_all(&chunk).context("write")?;
+    }
+    drop(file);
+    let pid = world.container.pid().to_string();
+    let words = ["commit", "--compression", "none", "-o", "json", "--pid", &pid, "whole:1"];
+    let ran = world.headstart.run(words)?;
+    // where the disk is so slow that the guard ended the pause, it was as long as a pause can be
+    let whole = answer(&ran)?["moments"]["pause_ns"].as_u64().map_or(LONGEST, Duration::from_nanos);
+    world.headstart.ok(["rmi", "whole:1"])?;
+    let (mut child, at) = world.signalled(Signal::INT)?;
+    while world.is_frozen()? {
+        ensure!(at.elapsed() < Duration::from_secs(10), "still frozen after 10 s");
+    }
+    let took = at.elapsed();
+    let status = child.wait()?;
+    ensure!(status.code() == Some(130), "it ended with {status}");
+    // a file system that shares blocks is done at once
+    ensure!(
+        took < whole / 2 || whole < Duration::from_millis(50),
+        "it stood still for {} ms more; the whole pause is {} ms",
+        took.as_millis(),
+        whole.as_millis()
+    );
     ensure!(names(&world.headstart.root().join("images/ingest"))?.is_empty(), "an ingest is left");
     world.must_be_well(false)
 }
