@@ -90,8 +90,6 @@ pub trait Decisions {
     fn left_out(&mut self, path: &[u8], why: LeftOut);
     /// A file of a layer that stays below is replaced or removed: its bytes stay there unseen.
     fn buried(&mut self, layer: usize, bytes: u64);
-    /// The upper has a copy of what the base has, equal in everything.
-    fn is_base(&mut self, path: &[u8]);
 }
 
 /// How times are written.
@@ -833,13 +831,7 @@ impl Judge<'_> {
                 };
                 Ok(hash.map(|hash| hash == content.hash))
             }
-            Left::Lower(lower) => {
-                let same = self.is_base(seen, lower, base, right_dir)?;
-                if same == Some(true) {
-                    self.decisions.is_base(&seen.node.path);
-                }
-                Ok(same)
-            }
+            Left::Lower(lower) => self.is_base(seen, lower, base, right_dir),
         }
     }
 
