@@ -2,6 +2,8 @@
 //!
 //! `LAW_SAVES` sets how often the busy one is saved.
 
+#![expect(clippy::unwrap_used, reason = "a case that fails tells where")]
+
 use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};

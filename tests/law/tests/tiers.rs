@@ -1,5 +1,7 @@
 //! Saving the same container again (commit-semantics 4.6.2): each sentence of it.
 
+#![expect(clippy::unwrap_used, reason = "a case that fails tells where")]
+
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
