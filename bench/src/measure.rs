@@ -168,16 +168,18 @@ pub fn quantile(mut values: Vec<f64>, part: f64) -> f64 {
     values[rank.clamp(1, len) - 1]
 }
 
-/// Lets all contenders run in turn: warm-ups first, then `rounds` times each.
+/// Lets all contenders run in turn: warm-ups first, then `rounds` times each. `before` is done before each run.
 pub fn interleave(
     contenders: &mut [Contender<'_>],
     rounds: usize,
+    before: &dyn Fn() -> Result<()>,
     tell: &dyn Fn(&str),
 ) -> Result<Vec<Series>> {
     let mut all: Vec<Series> =
         contenders.iter().map(|one| Series { name: one.name.clone(), samples: Vec::new() }).collect();
     for contender in contenders.iter_mut() {
         for _ in 0..contender.warmups {
+            before()?;
             let sample = (contender.run)().with_context(|| contender.name.clone())?;
             tell(&format!("{}: {:.1} ms (warm-up)", contender.name, sample.wall_ms));
         }
@@ -187,6 +189,7 @@ pub fn interleave(
             if round >= contender.most {
                 continue;
             }
+            before()?;
             let sample = (contender.run)().with_context(|| contender.name.clone())?;
             tell(&format!("{}: {:.1} ms, {:.2} CPU s", contender.name, sample.wall_ms, sample.cpu_s));
             series.samples.push(sample);

@@ -119,6 +119,26 @@ pub fn tree(root: &Path, shape: Shape, seed: u64) -> Result<Base> {
     Ok(Base { files: shape.files, entries, bytes })
 }
 
+/// Counts what is below `root`.
+pub fn count(root: &Path) -> Result<Base> {
+    let mut base = Base { files: 0, entries: 1, bytes: 0 };
+    for entry in fs::read_dir(root).with_context(|| format!("list {}", root.display()))? {
+        let path = entry.with_context(|| format!("list {}", root.display()))?.path();
+        let metadata = path.symlink_metadata().with_context(|| format!("stat {}", path.display()))?;
+        if metadata.is_dir() {
+            let below = count(&path)?;
+            base.files += below.files;
+            base.entries += below.entries;
+            base.bytes += below.bytes;
+        } else {
+            base.entries += 1;
+            base.files += u64::from(metadata.is_file());
+            base.bytes += if metadata.is_file() { metadata.len() } else { 0 };
+        }
+    }
+    Ok(base)
+}
+
 fn settle_dirs(dir: &Path) -> Result<()> {
     for entry in fs::read_dir(dir).with_context(|| format!("list {}", dir.display()))? {
         let entry = entry.with_context(|| format!("list {}", dir.display()))?;

@@ -18,8 +18,10 @@ use anyhow::{Context, Result, anyhow};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use sha2::{Digest as _, Sha256};
 
-const BUFFER: usize = 2 << 20;
-const BUFFERS: usize = 12;
+/// Together these fit into the processor's cache, so that what one thread has read is not fetched from
+/// memory again by the others.
+const BUFFER: usize = 1 << 20;
+const BUFFERS: usize = 6;
 /// Write-back begins so often, that the sync at the end has little left to do.
 const WRITEBACK: u64 = 8 << 20;
 

@@ -17,6 +17,7 @@ use crate::pack::{Extent, PackError, PackOptions, Packed, Packer};
 use crate::plan::{Plan, Source, Step, Was};
 use crate::spool::{Sorter, SpillDir, Spool};
 use crate::table::{Content, ContentHash, Record, Table, TableError, TableWriter};
+use crate::tar::write::header;
 use crate::wire::Take;
 
 /// What became of a file.
@@ -70,6 +71,8 @@ pub struct Composer {
     buffer: Vec<u8>,
     targets: Targets,
     deferred: HashSet<PathBytes>,
+    /// Members that a tar cannot hold; links to them are left out too.
+    left_out: HashSet<PathBytes>,
     /// Bytes of the tar that [`Packer::resume`] took over unread.
     resumed: u64,
 }
@@ -143,8 +146,8 @@ impl Composer {
             None => (Packer::create(blob, options)?, 0),
         };
         let (records, buffer) = (Spool::new(spill), Vec::new());
-        let (targets, deferred) = (Targets::default(), HashSet::new());
-        Ok(Composer { packer, records, buffer, targets, deferred, resumed })
+        let (targets, deferred, left_out) = (Targets::default(), HashSet::new(), HashSet::new());
+        Ok(Composer { packer, records, buffer, targets, deferred, left_out, resumed })
     }
 
     /// Bytes of the tar that were taken over without being read or hashed again.
@@ -188,6 +191,20 @@ impl Composer {
             self.deferred.insert(step.entry.path);
             return Ok(());
         }
+        if let Kind::Hardlink { target } = &step.entry.kind
+            && self.left_out.contains(target)
+        {
+            self.leave_out(step.entry, feed);
+            return Ok(());
+        }
+        // asked before the file is read: what a feed returns is its own kind of error
+        if matches!(step.source, Source::Upper(_) | Source::Lower(_)) {
+            self.buffer.clear();
+            if header(&step.entry, &mut self.buffer).is_err() {
+                self.leave_out(step.entry, feed);
+                return Ok(());
+            }
+        }
         let unknown = |layer: usize| {
             held.get(layer).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "unknown layer"))
         };
@@ -202,16 +219,12 @@ impl Composer {
                 .take_data(&step.entry, unknown(*layer)?, content.at)
                 .map(|extent| (extent, Some(content.hash))),
             Source::Upper(node) => {
-                return match feed.upper(&mut self.packer, step.entry.clone(), node) {
-                    Ok(fed) => self.fed(step, fed),
-                    Err(error) => Err(error),
-                };
+                let fed = feed.upper(&mut self.packer, step.entry.clone(), node)?;
+                return self.fed(step, fed);
             }
             Source::Lower(place) => {
-                return match feed.lower(&mut self.packer, step.entry.clone(), place) {
-                    Ok(fed) => self.fed(step, fed),
-                    Err(error) => Err(error),
-                };
+                let fed = feed.lower(&mut self.packer, step.entry.clone(), place)?;
+                return self.fed(step, fed);
             }
         };
         match fed {
@@ -223,12 +236,16 @@ impl Composer {
                 Ok(self.record(step.entry, extent, hash)?)
             }
             Err(PackError::Unrepresentable { .. }) => {
-                feed.unrepresentable(&step.entry);
-                self.deferred.insert(step.entry.path);
+                self.leave_out(step.entry, feed);
                 Ok(())
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    fn leave_out<F: Feed>(&mut self, entry: Entry, feed: &mut F) {
+        feed.unrepresentable(&entry);
+        self.left_out.insert(entry.path);
     }
 
     fn fed<E: From<io::Error>>(&mut self, step: Step, fed: Fed) -> Result<(), E> {
@@ -358,20 +375,31 @@ fn resume_point<'a>(
 #[derive(Debug)]
 pub struct Addition<'a> {
     records: std::iter::Peekable<crate::table::Records<'a>>,
+    /// The path of the last step that was asked about.
+    last: Option<PathBytes>,
 }
 
 impl<'a> Addition<'a> {
     /// Asks about a layer of which this is the table so far.
     #[must_use]
     pub fn to(table: &'a Table) -> Addition<'a> {
-        Addition { records: table.records().peekable() }
+        Addition { records: table.records().peekable(), last: None }
     }
 
-    /// Whether the layer has the path of the step. Steps must come in path order.
+    /// Whether the step comes before one that was asked about: the table was read past its path.
+    fn is_behind(&self, step: &Step) -> bool {
+        self.last.as_ref().is_some_and(|last| path_order(&step.entry.path, last).is_le())
+    }
+
+    /// Whether the layer has the path of the step.
     ///
     /// # Errors
-    /// Those of the table.
+    /// Those of the table, and [`TableError::Unusable`] for a step that does not come in path order.
     pub fn has(&mut self, step: &Step) -> Result<bool, TableError> {
+        if self.is_behind(step) {
+            return Err(TableError::Unusable("asked out of path order"));
+        }
+        self.last = Some(step.entry.path.clone());
         loop {
             let order = match self.records.peek() {
                 None => return Ok(false),
@@ -388,7 +416,8 @@ impl<'a> Addition<'a> {
         }
     }
 
-    /// Whether the whole plan may follow.
+    /// Whether the whole plan may follow. A plan that is not in path order may not: it has members that must
+    /// come before all others, or are taken over.
     ///
     /// # Errors
     /// Those of the table and the plan.
@@ -397,10 +426,17 @@ impl<'a> Addition<'a> {
         let mut allowed = true;
         plan.each(|step| {
             let is_new = matches!(step.source, Source::Nothing | Source::Upper(_) | Source::Lower(_))
-                && !matches!(step.entry.kind, Kind::Whiteout | Kind::Opaque);
-            allowed = allowed && is_new && (!addition.has(&step)? || step.was == Was::Parent);
+                && !matches!(step.entry.kind, Kind::Whiteout | Kind::Opaque)
+                && step.was != Was::Replaced;
+            allowed = allowed
+                && is_new
+                && !addition.is_behind(&step)
+                && (!addition.has(&step)? || step.was == Was::Parent);
             Ok::<(), TableError>(())
         })?;
         Ok(allowed)
     }
 }
+
+#[cfg(test)]
+mod tests;

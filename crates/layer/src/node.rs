@@ -14,6 +14,10 @@ use crate::ids::IdMap;
 use crate::wire::{Malformed, Put, Take};
 use crate::xattr::{self, XattrPolicy};
 
+/// Bytes of attributes, names and values, that are read of one inode: readers of images refuse headers of more
+/// than 1 MiB, and some file systems keep gigabytes in one inode.
+const MAX_XATTRS: usize = 900 << 10;
+
 /// How the directory is to be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Semantics {
@@ -133,6 +137,8 @@ pub struct Node {
     pub xattrs: Xattrs,
     /// Only here because something below it is selected: its own attributes are nobody's wish.
     pub context: bool,
+    /// It has more attributes than an image can hold; none of them is in `xattrs`.
+    pub xattrs_too_large: bool,
 }
 
 /// Why a node cannot be read rightly.
@@ -227,9 +233,23 @@ impl Node {
         // the marker comes first: nothing else about a whiteout means anything, its owner is the mounter
         // and its inode is shared by all of them
         if file_type == FileType::CharacterDevice && device == (0, 0) && semantics != Semantics::Plain {
-            return Ok(Some(Node { path, what: What::Whiteout, stat, xattrs: Vec::new(), context: false }));
+            return Ok(Some(Node {
+                path,
+                what: What::Whiteout,
+                stat,
+                xattrs: Vec::new(),
+                context: false,
+                xattrs_too_large: false,
+            }));
         }
-        let mut node = Node { path, what: What::Fifo, stat, xattrs: Vec::new(), context: false };
+        let mut node = Node {
+            path,
+            what: What::Fifo,
+            stat,
+            xattrs: Vec::new(),
+            context: false,
+            xattrs_too_large: false,
+        };
         let markers = node.read_xattrs(dir, name, semantics, how.policy)?;
         if markers.index && how.is_upper {
             return Err(NodeError::Index { path: node.path });
@@ -262,6 +282,7 @@ impl Node {
         policy: XattrPolicy,
     ) -> Result<Markers, NodeError> {
         let mut markers = Markers::default();
+        let mut room = MAX_XATTRS;
         let failed = |error| NodeError::read(&self.path, error);
         for key in xattr::list(dir, name).map_err(failed)? {
             let own = semantics.prefix().and_then(|prefix| Some((prefix, key.strip_prefix(prefix)?)));
@@ -277,10 +298,18 @@ impl Node {
                 },
                 None => key.clone(),
             };
-            if policy.keeps(&kept)
+            if !self.xattrs_too_large
+                && policy.keeps(&kept)
                 && let Some(value) = xattr::get(dir, name, &key).map_err(failed)?
             {
-                self.xattrs.push((kept, value));
+                match room.checked_sub(kept.len() + value.len()) {
+                    Some(left) => {
+                        room = left;
+                        self.xattrs.push((kept, value));
+                    }
+                    // the markers among the others still count
+                    None => (self.xattrs_too_large, self.xattrs) = (true, Vec::new()),
+                }
             }
         }
         self.xattrs.sort();
@@ -441,7 +470,7 @@ impl Node {
         }
         self.stat.put(out);
         out.pairs(&self.xattrs);
-        out.push(u8::from(self.context));
+        out.push(u8::from(self.context) | u8::from(self.xattrs_too_large) << 1);
     }
 
     /// Takes a node from the front of a record.
@@ -475,7 +504,8 @@ impl Node {
         };
         let stat = Stat::take(from)?;
         let xattrs = from.pairs()?;
-        let context = from.byte()? != 0;
-        Ok(Node { path, what, stat, xattrs, context })
+        let flags = from.byte()?;
+        let (context, xattrs_too_large) = (flags & 1 != 0, flags & 2 != 0);
+        Ok(Node { path, what, stat, xattrs, context, xattrs_too_large })
     }
 }

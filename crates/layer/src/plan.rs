@@ -5,7 +5,8 @@
 //! there, so that whole compressed frames move as they are; then what is new, in path order with
 //! whiteouts before their siblings. A directory whose attributes changed may therefore follow its
 //! children; that is legal, every applier makes missing parents and then sets their attributes. Only a
-//! directory where something else stands below comes before all: its children would meet that else.
+//! directory where something else stands below comes before all, and so does a marker that hides what is
+//! below: their children would meet that else.
 
 use std::cmp::Ordering;
 use std::io;
@@ -82,6 +83,13 @@ pub enum LeftOut {
     WhiteoutDevice,
     /// Something else that a tar cannot hold, such as a device number.
     Unrepresentable,
+    /// A path of more than 4095 bytes, which no program can be given at once (`PATH_MAX`); nothing below it is
+    /// saved either.
+    PathTooLong,
+    /// More attributes than the headers of a tar hold; the rest of the entry is saved, without any of them.
+    XattrsTooLarge,
+    /// A file of 8 TiB or more, holes included.
+    TooLarge,
 }
 
 /// Collects steps and puts them into order.
@@ -128,7 +136,7 @@ impl PlanWriter {
             Kind::File { size } => size,
             _ => 0,
         };
-        self.totals.members += 1;
+        self.totals.members = self.totals.members.saturating_add(1);
         match (&step.entry.kind, step.was, &step.source) {
             (.., Source::Member { .. }) | (Kind::Opaque, ..) | (_, Was::Parent, _) => {}
             (Kind::Whiteout, ..) => self.totals.removed += 1,
@@ -137,10 +145,12 @@ impl PlanWriter {
         match step.source {
             Source::Nothing => {}
             Source::Upper(_) | Source::Lower(_) => {
-                self.totals.bytes += size;
-                self.totals.to_read += size;
+                self.totals.bytes = self.totals.bytes.saturating_add(size);
+                self.totals.to_read = self.totals.to_read.saturating_add(size);
             }
-            Source::Member { .. } | Source::Data { .. } => self.totals.held += size,
+            Source::Member { .. } | Source::Data { .. } => {
+                self.totals.held = self.totals.held.saturating_add(size)
+            }
         }
         let mut record = std::mem::take(&mut self.record);
         record.clear();
@@ -200,7 +210,7 @@ impl Plan {
 }
 
 /// The classes of the order key that stands in front of each record: a directory in the place of something
-/// else, by path; members taken over whole, by layer and offset; all others, by path.
+/// else, and markers that hide a directory's lower names (one of which a child may replace), by path; members taken over whole, by layer and offset; all others, by path.
 const REPLACING: u8 = 0;
 const TAKEN: u8 = 1;
 const NEW: u8 = 2;
@@ -234,15 +244,20 @@ fn sort_path(entry: &Entry) -> Vec<u8> {
 }
 
 impl Step {
+    /// Takes something away that members below it would meet.
+    fn is_replacing(&self) -> bool {
+        self.was == Was::Replaced || self.entry.kind == Kind::Opaque
+    }
+
     fn put(&self, out: &mut Vec<u8>) {
         match &self.source {
-            Source::Member { layer, extent } if self.was != Was::Replaced => {
+            Source::Member { layer, extent } if !self.is_replacing() => {
                 out.push(TAKEN);
                 out.number(*layer as u64);
                 out.number(extent.offset);
             }
             _ => {
-                out.push(if self.was == Was::Replaced { REPLACING } else { NEW });
+                out.push(if self.is_replacing() { REPLACING } else { NEW });
                 out.bytes(&sort_path(&self.entry));
             }
         }
@@ -355,6 +370,33 @@ mod tests {
             Ok::<(), io::Error>(())
         })
         .unwrap();
-        assert_eq!(order, ["k1a", "k1b", "k2", "-z", "a", "=a", "-a/z", "a/b"]);
+        assert_eq!(order, ["=a", "k1a", "k1b", "k2", "-z", "a", "-a/z", "a/b"]);
+    }
+
+    #[test]
+    fn a_directory_in_the_place_of_something_else_comes_before_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut plan = PlanWriter::new(&SpillDir::new(dir.path()));
+        let member =
+            |layer, offset| Source::Member { layer, extent: Extent { offset, header: 512, len: 512 } };
+        let replacing = |path, source| Step { was: Was::Replaced, ..step(path, Kind::Dir, source) };
+        for step in [
+            replacing("lib", Source::Nothing),
+            step("lib/own", Kind::Fifo, member(0, 0)),
+            replacing("taken", member(1, 4096)),
+            step("taken/own", Kind::Fifo, member(0, 512)),
+            step("a", Kind::Whiteout, Source::Nothing),
+        ] {
+            plan.push(&step).unwrap();
+        }
+        let mut order = Vec::new();
+        plan.finish()
+            .unwrap()
+            .each(|step| {
+                order.push(String::from_utf8(step.entry.path).unwrap());
+                Ok::<(), io::Error>(())
+            })
+            .unwrap();
+        assert_eq!(order, ["lib", "taken", "lib/own", "taken/own", "a"]);
     }
 }

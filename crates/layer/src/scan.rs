@@ -17,7 +17,11 @@ use rustix::fs::{Dir, Mode, OFlags};
 
 use crate::entry::{self, PathBytes, join};
 use crate::node::{How, Node, NodeError, Opaque, Semantics, What};
-use crate::spool::{Sorter, SpillDir};
+use crate::spool::{Sorted, Sorter, SpillDir};
+
+/// The longest path that a program can be given at once: `PATH_MAX` without its zero byte (limits.h). Longer
+/// ones are told, and nothing below them.
+pub const MAX_PATH: usize = 4095;
 
 /// What to do with one name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,7 +167,8 @@ impl Scan<'_> {
     /// [`NodeError`] with the path that could not be read, and what `visit` returns.
     pub fn walk<V: Visit>(&self, root: BorrowedFd<'_>, visit: &mut V) -> Result<(), V::Error> {
         let place = Place { path: Vec::new(), depth: 0, how: self.how, xattr_whiteouts: false };
-        self.directory(Some(root), &place, visit)
+        let dir = root.try_clone_to_owned().map_err(|error| NodeError::read(b"", error))?;
+        self.run(Below { dir: Some(dir), place }, visit)
     }
 
     /// Looks at one path again. A directory that is not `known` is walked with all that is in it. Returns
@@ -200,26 +205,45 @@ impl Scan<'_> {
         };
         if node.is_dir() && !is_known {
             let place = Place { path: parent.to_vec(), depth: 0, how: self.how, xattr_whiteouts: false };
-            self.name(dir, name, &place, visit)?;
+            if let Some(below) = self.name(dir, name, &place, visit)? {
+                self.run(below, visit)?;
+            }
             return Ok(true);
         }
         visit.node(node, dir)?;
         Ok(!is_known)
     }
 
-    /// Walks one directory; `dir` is `None` for one that only grafts need.
-    fn directory<V: Visit>(
-        &self,
-        dir: Option<BorrowedFd<'_>>,
-        place: &Place,
-        visit: &mut V,
-    ) -> Result<(), V::Error> {
+    /// Walks a directory and all below. A list and no recursion: a tree may be deeper than a stack.
+    fn run<V: Visit>(&self, top: Below, visit: &mut V) -> Result<(), V::Error> {
+        let mut open = vec![self.list(top, visit)?];
+        while let Some(listed) = open.last_mut() {
+            let Some(name) = listed.names.next_record()? else {
+                open.pop();
+                continue;
+            };
+            let (place, dir) = (&listed.place, listed.dir.as_ref().map(|dir| dir.as_fd()));
+            let below = match (listed.grafted.get(name), dir) {
+                (Some(graft), _) => self.graft(dir, name, place, graft, visit)?,
+                (None, Some(dir)) => self.name(dir, name, place, visit)?,
+                (None, None) => None,
+            };
+            if let Some(below) = below {
+                open.push(self.list(below, visit)?);
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads the names of one directory.
+    fn list<V: Visit>(&self, below: Below, visit: &mut V) -> Result<Listed<'_>, V::Error> {
+        let Below { dir, place } = below;
         // deeper levels hold less at once, so that no shape of a tree adds up to much memory
         let memory = (16usize << 20) >> place.depth.min(9);
         let mut names = Sorter::with_memory(self.spill, <[u8]>::cmp, memory);
-        let grafted = self.grafted_names(place);
-        if let Some(dir) = dir {
-            visit.directory(&place.path, dir)?;
+        let grafted = self.grafted_names(&place);
+        if let Some(dir) = &dir {
+            visit.directory(&place.path, dir.as_fd())?;
             let failed = |errno: rustix::io::Errno| NodeError::read(&place.path, errno);
             for listed in Dir::read_from(dir).map_err(failed)? {
                 let listed = listed.map_err(failed)?;
@@ -232,32 +256,30 @@ impl Scan<'_> {
         for name in grafted.keys() {
             names.push(name)?;
         }
-        names.drain(|name| match grafted.get(name) {
-            Some(graft) => self.graft(dir, name, place, graft, visit),
-            None => match dir {
-                Some(dir) => self.name(dir, name, place, visit),
-                None => Ok(()),
-            },
-        })
+        Ok(Listed { dir, place, grafted, names: names.finish()? })
     }
 
+    /// Visits a name; the directory that it is comes next.
     fn name<V: Visit>(
         &self,
         dir: BorrowedFd<'_>,
         name: &[u8],
         place: &Place,
         visit: &mut V,
-    ) -> Result<(), V::Error> {
+    ) -> Result<Option<Below>, V::Error> {
         let path = join(&place.path, name);
         let Some(mut node) = Node::read(dir, name, path, place.how, place.xattr_whiteouts)? else {
-            return Ok(());
+            return Ok(None);
         };
         match (self.select)(&node.path, node.is_dir()) {
             Select::Take => {}
             Select::Context if node.is_dir() => node.become_context(),
-            Select::Context | Select::Skip => return Ok(()),
+            Select::Context | Select::Skip => return Ok(None),
         }
-        let What::Dir { opaque, .. } = &node.what else { return visit.node(node, dir) };
+        let What::Dir { opaque, .. } = &node.what else {
+            visit.node(node, dir)?;
+            return Ok(None);
+        };
         let below = Place {
             path: node.path.clone(),
             depth: place.depth + 1,
@@ -265,10 +287,11 @@ impl Scan<'_> {
             xattr_whiteouts: *opaque == Opaque::HasXattrWhiteouts,
         };
         visit.node(node, dir)?;
-        match open_dir(dir, name).map_err(|error| NodeError::read(&below.path, error))? {
-            Some(fd) => self.directory(Some(fd.as_fd()), &below, visit),
-            None => Ok(()),
+        if below.path.len() > MAX_PATH {
+            return Ok(None);
         }
+        let opened = open_dir(dir, name).map_err(|error| NodeError::read(&below.path, error))?;
+        Ok(opened.map(|dir| Below { dir: Some(dir), place: below }))
     }
 
     /// Which names directly in this directory are a graft or lead to one.
@@ -299,7 +322,7 @@ impl Scan<'_> {
         place: &Place,
         graft: &Option<&Graft>,
         visit: &mut V,
-    ) -> Result<(), V::Error> {
+    ) -> Result<Option<Below>, V::Error> {
         let path = join(&place.path, name);
         let Some(graft) = graft else {
             return self.above_graft(dir, name, path, place, visit);
@@ -307,19 +330,19 @@ impl Scan<'_> {
         // the mounted tree is all there is at this path: nothing of the lower shows through
         let how = How { semantics: Semantics::Plain, ..place.how };
         let root = graft.root.as_fd();
-        let Some(mut node) = Node::read(root, b"", path.clone(), how, false)? else { return Ok(()) };
+        let Some(mut node) = Node::read(root, b"", path.clone(), how, false)? else { return Ok(None) };
         if (self.select)(&path, true) == Select::Skip {
-            return Ok(());
+            return Ok(None);
         }
         if let What::Dir { opaque, .. } = &mut node.what {
             *opaque = Opaque::Yes;
         }
         visit.node(node, root)?;
         let Some(listed) = open_dir(root, b".").map_err(|error| NodeError::read(&path, error))? else {
-            return Ok(());
+            return Ok(None);
         };
         let below = Place { path, depth: place.depth + 1, how, xattr_whiteouts: false };
-        self.directory(Some(listed.as_fd()), &below, visit)
+        Ok(Some(Below { dir: Some(listed), place: below }))
     }
 
     /// A directory on the way to a graft: the upper's if it has one, else as the container sees it.
@@ -330,7 +353,7 @@ impl Scan<'_> {
         path: PathBytes,
         place: &Place,
         visit: &mut V,
-    ) -> Result<(), V::Error> {
+    ) -> Result<Option<Below>, V::Error> {
         if let Some(dir) = dir
             && let Some(node) = Node::read(dir, name, path.clone(), place.how, place.xattr_whiteouts)?
             && node.is_dir()
@@ -338,13 +361,30 @@ impl Scan<'_> {
             return self.name(dir, name, place, visit);
         }
         let seen = self.grafts.iter().flat_map(|graft| &graft.above).find(|node| node.path == path);
-        let Some(mut node) = seen.cloned() else { return Ok(()) };
+        let Some(mut node) = seen.cloned() else { return Ok(None) };
         node.become_context();
         let root = self.grafts[0].root.as_fd();
         visit.node(node, root)?;
         let below = Place { path, depth: place.depth + 1, how: place.how, xattr_whiteouts: false };
-        self.directory(None, &below, visit)
+        Ok(Some(Below { dir: None, place: below }))
     }
+}
+
+/// A directory to walk; `dir` is `None` for one that only grafts need.
+#[derive(Debug)]
+struct Below {
+    dir: Option<OwnedFd>,
+    place: Place,
+}
+
+/// A directory that is being walked.
+#[derive(Debug)]
+struct Listed<'a> {
+    dir: Option<OwnedFd>,
+    place: Place,
+    grafted: BTreeMap<Vec<u8>, Option<&'a Graft>>,
+    /// Those still to come.
+    names: Sorted,
 }
 
 /// Where the walk is.

@@ -118,6 +118,31 @@ impl Spool {
         };
         Ok(SpoolReader { source, record: Vec::new() })
     }
+
+    /// Its bytes, to be read once.
+    fn into_rest(self) -> io::Result<Box<dyn Read>> {
+        Ok(match self.file {
+            None => Box::new(io::Cursor::new(self.memory)),
+            Some(file) => {
+                let file = file.into_inner().map_err(io::IntoInnerError::into_error)?;
+                Box::new(BufReader::with_capacity(1 << 16, OwnFile { file, at: 0 }))
+            }
+        })
+    }
+}
+
+/// The file of a spool that nobody else reads.
+struct OwnFile {
+    file: File,
+    at: u64,
+}
+
+impl Read for OwnFile {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = std::os::unix::fs::FileExt::read_at(&self.file, buffer, self.at)?;
+        self.at += read as u64;
+        Ok(read)
+    }
 }
 
 /// Reads a file from a position of its own, so that several readers do not disturb each other.
@@ -245,37 +270,78 @@ impl Sorter {
     ///
     /// # Errors
     /// Those of the runs, and the first one that `each` returns.
-    pub fn drain<E: From<io::Error>>(
-        mut self,
-        mut each: impl FnMut(&[u8]) -> Result<(), E>,
-    ) -> Result<(), E> {
+    pub fn drain<E: From<io::Error>>(self, mut each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        let mut sorted = self.finish()?;
+        while let Some(record) = sorted.next_record()? {
+            each(record)?;
+        }
+        Ok(())
+    }
+
+    /// All records, in order.
+    ///
+    /// # Errors
+    /// Those of the runs.
+    pub fn finish(mut self) -> io::Result<Sorted> {
         if self.runs.is_empty() {
             self.sort();
-            for &(start, len) in &self.spans {
-                each(&self.bytes[start as usize..][..len as usize])?;
-            }
-            return Ok(());
+            return Ok(Sorted(Records::Memory { bytes: self.bytes, spans: self.spans.into_iter() }));
         }
         self.write_run()?;
-        self.bytes = Vec::new();
-        self.spans = Vec::new();
-        let order = self.order;
-        let mut readers = Vec::new();
-        for run in &mut self.runs {
-            readers.push(run.reader()?);
+        let mut heads = Vec::new();
+        for run in self.runs {
+            let mut head = Head { rest: run.into_rest()?, record: Vec::new() };
+            if read_record(&mut head.rest, &mut head.record)? {
+                heads.push(head);
+            }
         }
-        let mut heads: Vec<bool> = Vec::new();
-        for reader in &mut readers {
-            heads.push(reader.next_record()?.is_some());
-        }
-        // Few runs (a run holds hundreds of thousands of records), so the least head is searched plainly.
-        loop {
-            let least = (0..readers.len())
-                .filter(|&at| heads[at])
-                .min_by(|&a, &b| order(&readers[a].record, &readers[b].record));
-            let Some(at) = least else { return Ok(()) };
-            each(&readers[at].record)?;
-            heads[at] = readers[at].next_record()?.is_some();
+        Ok(Sorted(Records::Runs { heads, order: self.order, record: Vec::new() }))
+    }
+}
+
+/// The records of a [`Sorter`], in order.
+pub struct Sorted(Records);
+
+enum Records {
+    /// None was written out.
+    Memory { bytes: Vec<u8>, spans: std::vec::IntoIter<(u32, u32)> },
+    /// A merge of runs.
+    Runs { heads: Vec<Head>, order: fn(&[u8], &[u8]) -> Ordering, record: Vec<u8> },
+}
+
+/// A run with its least record taken off.
+struct Head {
+    rest: Box<dyn Read>,
+    record: Vec<u8>,
+}
+
+impl std::fmt::Debug for Sorted {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sorted").finish_non_exhaustive()
+    }
+}
+
+impl Sorted {
+    /// The next record, or `None` after the last.
+    ///
+    /// # Errors
+    /// Those of reading the runs.
+    pub fn next_record(&mut self) -> io::Result<Option<&[u8]>> {
+        match &mut self.0 {
+            Records::Memory { bytes, spans } => {
+                Ok(spans.next().map(|(start, len)| &bytes[start as usize..][..len as usize]))
+            }
+            // few runs (a run holds hundreds of thousands of records), so the least head is searched plainly
+            Records::Runs { heads, order, record } => {
+                let least = (0..heads.len()).min_by(|&a, &b| order(&heads[a].record, &heads[b].record));
+                let Some(at) = least else { return Ok(None) };
+                std::mem::swap(record, &mut heads[at].record);
+                let head = &mut heads[at];
+                if !read_record(&mut head.rest, &mut head.record)? {
+                    heads.remove(at);
+                }
+                Ok(Some(record))
+            }
         }
     }
 }

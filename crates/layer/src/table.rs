@@ -10,7 +10,7 @@
 use std::fs::File;
 use std::io;
 
-use crate::entry::{Entry, Kind, Meta};
+use crate::entry::{Entry, Kind, Meta, PathBytes, path_order};
 use crate::pack::Extent;
 use crate::record_file::{Format, RawRecords, RecordFile, RecordFileError, RecordFileWriter};
 use crate::wire::{Malformed, Put, Take};
@@ -152,7 +152,10 @@ impl Record {
 
 /// Writes a table; records must come in path order.
 #[derive(Debug)]
-pub struct TableWriter(RecordFileWriter);
+pub struct TableWriter {
+    records: RecordFileWriter,
+    last: Option<PathBytes>,
+}
 
 impl TableWriter {
     /// Starts a table in an empty file.
@@ -160,15 +163,21 @@ impl TableWriter {
     /// # Errors
     /// Those of writing.
     pub fn create(file: File) -> io::Result<TableWriter> {
-        RecordFileWriter::create(file, FORMAT).map(TableWriter)
+        Ok(TableWriter { records: RecordFileWriter::create(file, FORMAT)?, last: None })
     }
 
     /// Appends a record.
     ///
     /// # Errors
-    /// Those of writing.
+    /// Those of writing, and `InvalidInput` for a path that does not come after the last one: everybody who
+    /// reads a table merges it with other sequences, and would miss what stands behind.
     pub fn push(&mut self, record: &Record) -> io::Result<()> {
-        self.0.push(|out| record.put(out))
+        let path = &record.entry.path;
+        if self.last.as_ref().is_some_and(|last| path_order(path, last).is_le()) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.last = Some(path.clone());
+        self.records.push(|out| record.put(out))
     }
 
     /// Ends the table and gives the file back, written but not synced: it is a cache.
@@ -176,7 +185,7 @@ impl TableWriter {
     /// # Errors
     /// Those of writing.
     pub fn finish(self) -> io::Result<File> {
-        self.0.finish()
+        self.records.finish()
     }
 }
 
@@ -259,6 +268,16 @@ mod tests {
             writer.push(record).unwrap();
         }
         (records, writer.finish().unwrap())
+    }
+
+    #[test]
+    fn a_path_out_of_order_is_refused() {
+        for second in ["a/b", "a", "a/a"] {
+            let mut writer = TableWriter::create(tempfile::tempfile().unwrap()).unwrap();
+            writer.push(&record("a/b", Kind::Dir)).unwrap();
+            let refused = writer.push(&record(second, Kind::Dir)).unwrap_err();
+            assert_eq!(refused.kind(), io::ErrorKind::InvalidInput, "{second}");
+        }
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::saving::Saving;
 /// Tells what is different from the base, in path order.
 ///
 /// # Errors
-/// As [`commit`], and what `each` returns.
+/// As [`crate::commit()`], and what `each` returns.
 pub fn diff(
     store: &Store,
     request: &Request,

@@ -90,8 +90,6 @@ impl Decisions for Deciding<'_> {
         self.decided.buried[layer].0 += 1;
         self.decided.buried[layer].1 += bytes;
     }
-
-    fn is_base(&mut self, _path: &[u8]) {}
 }
 
 impl<'a> Job<'a> {

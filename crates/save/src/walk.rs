@@ -67,7 +67,7 @@ impl Walked {
         self.totals.names += 1;
         if seen.hash.is_none() && matches!(seen.node.what, What::File { metacopy: None }) {
             self.totals.unknown_files += 1;
-            self.totals.unknown_bytes += seen.node.stat.size;
+            self.totals.unknown_bytes = self.totals.unknown_bytes.saturating_add(seen.node.stat.size);
         }
         self.buffer.clear();
         put_seen(seen, &mut self.buffer);
@@ -359,7 +359,8 @@ mod tests {
         for (path, size) in paths {
             let stat = Stat { size: *size, nlink: 1, ..Stat::default() };
             let what = What::File { metacopy: None };
-            let node = Node { path: (*path).into(), what, stat, xattrs: vec![], context: false };
+            let (path, xattrs) = ((*path).into(), vec![]);
+            let node = Node { path, what, stat, xattrs, context: false, xattrs_too_large: false };
             walked.push(&Seen { node, hash: None, is_base: false, is_moved: false }).unwrap();
         }
         walked

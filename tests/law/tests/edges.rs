@@ -2,6 +2,8 @@
 //!
 //! `LAW_NAMES` sets how many names the large directory has.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it, in its helpers too")]
+
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileExt, chown, symlink};
@@ -241,4 +243,69 @@ fn links_in_a_renamed_directory() {
     fs::remove_file(root.join("moved/1")).unwrap();
     world.save(&world.request()).unwrap();
     world.save(&world.request()).unwrap();
+}
+
+/// Makes `levels` directories, each in the one before, and gives back the last: no path reaches so deep.
+fn nested(root: &Path, levels: usize) -> std::os::fd::OwnedFd {
+    use rustix::fs::{Mode, OFlags, mkdirat, openat};
+    let mut dir: std::os::fd::OwnedFd = fs::File::open(root).unwrap().into();
+    for _ in 0..levels {
+        mkdirat(&dir, "d", Mode::RWXU).unwrap();
+        dir = openat(&dir, "d", OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+    }
+    dir
+}
+
+/// In the small stack of a test's thread; what is nested deeper than a path can say is left out and named.
+#[test]
+fn directories_as_deep_as_a_path_can_say() {
+    let Some(world) = world("deep", nothing) else { return };
+    drop(nested(world.root(), 2040));
+    let report = world.commit(&world.request()).unwrap();
+    assert_eq!((report.changed, report.left_out.len()), (2040, 0));
+    harness::run("rm", ["-rf".as_ref(), world.root().join("d").as_os_str()]).unwrap();
+    drop(nested(world.root(), 2060));
+    let report = world.commit(&world.request()).unwrap();
+    harness::run("rm", ["-rf".as_ref(), world.root().join("d").as_os_str()]).unwrap();
+    let [(path, LeftOut::PathTooLong)] = &report.left_out[..] else { panic!("{report:#?}") };
+    assert_eq!(path.len(), 4097, "the first that is too long, and nothing below it");
+    assert!(report.is_partial());
+}
+
+#[test]
+fn a_file_that_nobody_can_read_to_its_end_is_left_out_and_named() {
+    let Some(world) = world("endless", nothing) else { return };
+    for name in ["a", "b", "c", "d"] {
+        // as much as the file system allows; tmpfs and xfs take 8 EiB
+        let file = fs::File::create(world.root().join(name)).unwrap();
+        if file.set_len(i64::MAX as u64).is_err() && file.set_len(8 << 40).is_err() {
+            return;
+        }
+    }
+    fs::write(world.root().join("kept"), "kept").unwrap();
+    let report = world.commit(&world.request()).unwrap();
+    assert_eq!(report.left_out.len(), 4, "{report:#?}");
+    assert!(report.left_out.iter().all(|(_, why)| *why == LeftOut::TooLarge));
+    assert_eq!(report.changed, 1);
+}
+
+#[test]
+fn a_marker_hides_nothing_that_is_not_selected() {
+    let Some(world) = world("unselected", |root| {
+        fs::create_dir(root.join("many"))?;
+        for at in 0..1100 {
+            fs::write(root.join(format!("many/{at}")), "")?;
+        }
+        Ok(fs::write(root.join("many/secret"), "not ours")?)
+    }) else {
+        return;
+    };
+    fs::remove_dir_all(world.root().join("many")).unwrap();
+    fs::create_dir(world.root().join("many")).unwrap();
+    let mut request = world.request();
+    request.selection.exclude = vec!["/many/secret".into()];
+    let report = world.commit(&request).unwrap();
+    assert_eq!(report.removed, 1100, "{report:#?}");
+    let out = world.unpack("saved").unwrap();
+    assert_eq!(fs::read(out.join("many/secret")).unwrap(), b"not ours");
 }

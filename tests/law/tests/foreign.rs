@@ -1,5 +1,7 @@
 //! Images of every shape, unpacked by tools that we did not write, show what the container showed.
 
+#![expect(clippy::unwrap_used, reason = "a test fails by it, in its helpers too")]
+
 use std::ffi::OsString;
 use std::fs::{self, File};
 use std::os::unix::fs::{PermissionsExt, chown, symlink};
@@ -78,7 +80,7 @@ fn rounds(world: &World, save: &mut dyn FnMut() -> Result<()>) -> Result<()> {
 }
 
 fn images(scratch_name: &str, compression: Compression) -> (World, Vec<&'static str>) {
-    let world = World::new(scratch_name, PLAIN, |root| base(root)).unwrap();
+    let world = World::new(scratch_name, PLAIN, base).unwrap();
     // umoci reads no zstd, in the base neither
     let spec = Spec::Trees { tree: world.base().unwrap(), against: world.scratch.join("empty") };
     world.commit(&Request { compression, ..law::request(spec, "base") }).unwrap();
@@ -113,7 +115,7 @@ fn containers_storage(test: &str, tool: StorageTool, needed: Capability) {
     for name in names {
         world.check(name).unwrap();
         let storage = ContainersStorage::new(&world.scratch, tool).unwrap();
-        let mounted = storage.mount(&oci_name(&world.store.layout(), &tag(name))).unwrap();
+        let mounted = storage.mount(&oci_name(world.store.layout(), &tag(name))).unwrap();
         // the tools keep mount points of their own in a container's root
         must_show(&world, mounted.path(), &tolerance(), &format!("{name} by {tool:?}"));
     }
@@ -163,7 +165,7 @@ fn umoci_shows_the_same() {
         let mut to = OsString::from("oci:");
         to.push(&layout);
         to.push(":test");
-        skopeo_copy(&scratch, &oci_name(&world.store.layout(), &tag(name)), &to).unwrap();
+        skopeo_copy(&scratch, &oci_name(world.store.layout(), &tag(name)), &to).unwrap();
         let tree = umoci_unpack(&layout, "test", &scratch.join("bundle")).unwrap();
         must_show(&world, &tree, &tolerance(), &format!("{name} by umoci"));
     }

@@ -96,7 +96,7 @@ fn one<'s>(
     let mut contenders = contenders.into_iter().map(paced).collect::<Result<Vec<_>>>()?;
     // what takes milliseconds needs more rounds than what takes minutes
     let rounds = if case == 'a' { setting.options.pairs.max(7) } else { setting.options.pairs };
-    let rows = interleave(&mut contenders, rounds, &super::tell)?;
+    let rows = interleave(&mut contenders, rounds, &|| setting.prime(case), &super::tell)?;
     let what = match case {
         'a' => "a: a new file of 1 KB",
         'b' => "b: 10 × 100 MB of random bytes",
@@ -126,12 +126,12 @@ pub(crate) fn many_entries(setting: &Setting<'_>, keep: Keep<'_>) -> Result<()> 
     let ours = Ours::new(&scratch, &setting.stopwatch)?;
     let words = ours::overlay(mount.target(), None, &[]);
     let mut contenders = [Contender::new("headstart commit, 1,000,000 entries", 0, || ours.first(&words))];
-    let rows = interleave(&mut contenders, setting.options.pairs.min(3), &super::tell)?;
+    let rows = interleave(&mut contenders, setting.options.pairs.min(3), &|| Ok(()), &super::tell)?;
     let rss = rows.iter().flat_map(|row| &row.samples).map(|sample| sample.max_rss).max().unwrap_or(0);
     keep(Table {
         case: "m: 950,000 empty files in 50,000 directories".to_owned(),
         file_system: setting.file_system(),
-        base: Base { files: 4, entries: 400, bytes: 2_000_000 },
+        base: seeded::count(&base)?,
         rows,
         notes: vec![format!("largest resident set, files included: {}", bench::report::size(rss))],
     })

@@ -45,9 +45,14 @@ impl<'a> Ours<'a> {
             }
         }
         if self.headstart.root().join("images").is_dir() {
-            self.headstart.ok(["system", "prune", "--all", "--force"])?;
+            self.prune()?;
         }
         Ok(())
+    }
+
+    /// Removes what earlier saves left that the newest image does not need.
+    pub(crate) fn prune(&self) -> Result<()> {
+        self.headstart.ok(["system", "prune", "--all", "--force"]).map(drop)
     }
 
     /// Saves once: `source` is the words that name the change, and more options.

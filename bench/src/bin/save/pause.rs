@@ -2,10 +2,11 @@
 
 use std::ffi::OsString;
 use std::fs;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use bench::measure::{Sample, Series};
-use bench::report::{Base, Table, size};
+use bench::report::{Table, size};
 use bench::seeded::{self, Random};
 use harness::{Container, FileSystem};
 
@@ -56,15 +57,15 @@ fn still(setting: &Setting<'_>, kind: FileSystem, case: char) -> Result<Table> {
             _ => ours.forget(),
         }
     })?;
-    drop((container, base));
-    table(format!("p: pause of {case} while nothing writes"), &place, kind, rows)
+    drop(container);
+    table(format!("p: pause of {case} while nothing writes"), &place, kind, &base, rows)
 }
 
 /// A writer at 100 MB/s holds a file open all the time.
 fn held_open(setting: &Setting<'_>, kind: FileSystem, bytes: u64) -> Result<Table> {
     super::tell(&format!("pause with {} held open on {}", size(bytes), kind.name()));
     let place = setting.place(kind, 12 << 30)?;
-    let (_base, mount) = rooted(&place)?;
+    let (base, mount) = rooted(&place)?;
     let container = Container::builder(mount.target()).start(&place.scratch)?;
     let (count, rate) = (bytes.to_string(), "100000000");
     container.exec_detached(["/bin/busy", "/held", &count, rate])?;
@@ -82,7 +83,7 @@ fn held_open(setting: &Setting<'_>, kind: FileSystem, bytes: u64) -> Result<Tabl
     let words = of_process(container.pid());
     let most = if kind == FileSystem::Ext4 { 5 } else { setting.options.pauses };
     let rows = measured(setting, most, &ours, &words, &mut || ours.forget())?;
-    table(format!("p: pause, {} held open by a writer at 100 MB/s", size(bytes)), &place, kind, rows)
+    table(format!("p: pause, {} held open by a writer at 100 MB/s", size(bytes)), &place, kind, &base, rows)
 }
 
 fn rooted(place: &Place) -> Result<(std::path::PathBuf, harness::OverlayMount)> {
@@ -125,7 +126,7 @@ fn measured(
     Ok(vec![pauses, Series { name: "whole command".to_owned(), samples: wholes }])
 }
 
-fn table(case: String, place: &Place, kind: FileSystem, rows: Vec<Series>) -> Result<Table> {
+fn table(case: String, place: &Place, kind: FileSystem, base: &Path, rows: Vec<Series>) -> Result<Table> {
     let pause = &rows[0];
     let notes = vec![format!(
         "pause: median {:.1} ms, p99 {:.1} ms of {} saves",
@@ -133,6 +134,5 @@ fn table(case: String, place: &Place, kind: FileSystem, rows: Vec<Series>) -> Re
         pause.quantile_ms(0.99),
         pause.samples.len()
     )];
-    let base = Base { files: 5, entries: 400, bytes: 3_000_000 };
-    Ok(Table { case, file_system: place.describe(kind), base, rows, notes })
+    Ok(Table { case, file_system: place.describe(kind), base: seeded::count(base)?, rows, notes })
 }

@@ -32,6 +32,17 @@ impl<'a> Setting<'a> {
         (number / self.options.shrink).max(1)
     }
 
+    /// Lets everybody find as much free memory that the machine really has: what was free for a while, a host
+    /// may have taken back, and whoever touches it first then pays for getting it again.
+    pub(crate) fn prime(&self, case: char) -> Result<()> {
+        if case != 'a' {
+            let path = self.scratch.join("prime");
+            seeded::random_file(&path, self.scaled(1_100_000_000), &mut Random::new(0))?;
+            std::fs::remove_file(&path).context("remove what was written")?;
+        }
+        Ok(())
+    }
+
     /// The name of the file system that the scratch directory lies on.
     pub(crate) fn file_system(&self) -> String {
         let text = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();

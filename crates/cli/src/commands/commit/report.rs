@@ -124,11 +124,14 @@ fn not_saved(report: &Report) -> Vec<String> {
 }
 
 /// In the order of the report.
-const REASONS: [LeftOut; 5] = [
+const REASONS: [LeftOut; 8] = [
     LeftOut::ReservedName,
     LeftOut::XattrName,
     LeftOut::WhiteoutDevice,
     LeftOut::Unrepresentable,
+    LeftOut::PathTooLong,
+    LeftOut::XattrsTooLarge,
+    LeftOut::TooLarge,
     LeftOut::Socket,
 ];
 
@@ -143,6 +146,12 @@ fn said(reason: LeftOut) -> (&'static str, &'static str) {
         LeftOut::WhiteoutDevice => {
             ("device 0:0 that would mean a deletion", "devices 0:0 that would mean deletions")
         }
+        LeftOut::PathTooLong => ("path of more than 4095 bytes", "paths of more than 4095 bytes"),
+        LeftOut::XattrsTooLarge => (
+            "name with more attributes than a tar can hold",
+            "names with more attributes than a tar can hold",
+        ),
+        LeftOut::TooLarge => ("file of 8 TiB or more", "files of 8 TiB or more"),
     }
 }
 
@@ -154,6 +163,9 @@ fn word(reason: LeftOut) -> &'static str {
         LeftOut::XattrName => "xattr-name",
         LeftOut::Unrepresentable => "unrepresentable",
         LeftOut::WhiteoutDevice => "whiteout-device",
+        LeftOut::PathTooLong => "path-too-long",
+        LeftOut::XattrsTooLarge => "xattrs-too-large",
+        LeftOut::TooLarge => "too-large",
     }
 }
 

@@ -20,20 +20,31 @@
 //! [`Bytes`] is asked; it may answer that they cannot be read now, and then the path is left as it is
 //! below, to be decided in a later pass.
 
+mod emit;
+mod links;
+mod paths;
+mod unchanged;
+
 use std::collections::HashMap;
 use std::rc::Rc;
 
 use crate::entry::{Entry, Kind, Meta, PathBytes, Time, is_below, join, split};
 use crate::ids::IdMap;
 use crate::lowers::{Found, LowerNode, Lowers, Merged};
-use crate::node::{Node, NodeError, Opaque, What};
+use crate::node::{Node, NodeError, What};
 use crate::plan::{LeftOut, Source, Step, Was};
 use crate::scan::Select;
 use crate::table::{Content, ContentHash, Record, Records, TableError};
 use crate::tiers::{Said, Tiers};
 
+use links::Groups;
+use paths::{Left, LeftDir, Right, is_in_image, is_nameable};
+
 /// A directory of the base with more names than this is hidden by one marker instead of one by one.
 const MANY_NAMES: usize = 1000;
+
+/// A file of this many bytes or more is not packed: somebody made a hole that takes years to read.
+const MAX_FILE: u64 = 8 << 40;
 
 /// A name of the upper with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,8 +98,6 @@ pub trait Decisions {
     fn left_out(&mut self, path: &[u8], why: LeftOut);
     /// A file of a layer that stays below is replaced or removed: its bytes stay there unseen.
     fn buried(&mut self, layer: usize, bytes: u64);
-    /// The upper has a copy of what the base has, equal in everything.
-    fn is_base(&mut self, path: &[u8]);
 }
 
 /// How times are written.
@@ -182,101 +191,12 @@ pub fn judge<'a>(
         groups,
         lower_links: HashMap::new(),
         parents: Vec::new(),
+        open: Vec::new(),
     };
     let base = Some(sides.lowers.root()?);
     let right = if sides.upper_is_whole { None } else { base.clone() };
-    judge.directory(&[], right, LeftDir { absent: false, base })
-}
-
-/// Names of the upper that share an inode, and whether the layers below already have them so.
-///
-/// There may be as many groups as half of all names, so a group is small: paths are held only of those of
-/// which a name is emitted and another is still to come.
-#[derive(Debug, Default)]
-struct Groups {
-    by_inode: HashMap<Inode, Group>,
-    /// The first name as it was emitted, and in which layer its member is taken over.
-    emitted: HashMap<Inode, (PathBytes, Option<usize>)>,
-}
-
-/// Device and number.
-type Inode = (u64, u64);
-
-/// Stands for a path where only equality counts; 16 bytes of BLAKE3.
-type PathMark = [u8; 16];
-
-#[derive(Debug)]
-struct Group {
-    /// How many names are still to come.
-    names: u32,
-    /// The layer that has the whole group as it is.
-    held_in: Option<u32>,
-    first: PathMark,
-}
-
-fn mark_of(path: &[u8]) -> PathMark {
-    let mut mark = [0; 16];
-    mark.copy_from_slice(&blake3::hash(path).as_bytes()[..16]);
-    mark
-}
-
-impl Groups {
-    fn find(
-        sides: &Sides<'_>,
-        linked: &mut dyn Walk,
-        mut tiers: Tiers<'_>,
-        bytes: &mut dyn Bytes,
-    ) -> Result<Groups, JudgeError> {
-        let mut groups = Groups::default();
-        while let Some(seen) = linked.next()? {
-            let path = &seen.node.path;
-            while tiers.peek().is_some_and(|said| crate::entry::path_order(&said.path, path).is_lt()) {
-                tiers.next()?;
-            }
-            let said = tiers.peek().filter(|said| said.path == *path).and_then(|said| said.below.as_ref());
-            let layer_of = |(layer, _): &(usize, Record)| u32::try_from(*layer).ok();
-            let inode = (seen.node.stat.dev, seen.node.stat.ino);
-            match groups.by_inode.get_mut(&inode) {
-                None => {
-                    let held_in = match said {
-                        Some(said) if sides.is_held(&seen, &said.1, bytes)? => layer_of(said),
-                        _ => None,
-                    };
-                    groups.by_inode.insert(inode, Group { names: 1, held_in, first: mark_of(path) });
-                }
-                Some(group) => {
-                    group.names = group.names.saturating_add(1);
-                    let links = |record: &Record| matches!(&record.entry.kind, Kind::Hardlink { target } if mark_of(target) == group.first);
-                    if !said.is_some_and(|said| layer_of(said) == group.held_in && links(&said.1)) {
-                        group.held_in = None;
-                    }
-                }
-            }
-        }
-        groups.by_inode.retain(|_, group| group.names > 1);
-        groups.by_inode.shrink_to_fit();
-        Ok(groups)
-    }
-
-    /// Takes note that one more name was seen; whether its group is held, if it has one, and the name that
-    /// this one is a link to, if that was emitted.
-    fn name(&mut self, inode: Inode) -> (Option<bool>, Option<(PathBytes, Option<usize>)>) {
-        let Some(group) = self.by_inode.get_mut(&inode) else { return (None, None) };
-        let is_held = group.held_in.is_some();
-        group.names = group.names.saturating_sub(1);
-        if group.names > 0 {
-            return (Some(is_held), self.emitted.get(&inode).cloned());
-        }
-        self.by_inode.remove(&inode);
-        (Some(is_held), self.emitted.remove(&inode))
-    }
-
-    /// Later names of the inode are links to this one.
-    fn emitted(&mut self, inode: Inode, path: &[u8], taken: Option<usize>) {
-        if self.by_inode.contains_key(&inode) {
-            self.emitted.insert(inode, (path.to_vec(), taken));
-        }
-    }
+    judge.open(Vec::new(), right, LeftDir { absent: false, base })?;
+    judge.run()
 }
 
 impl Sides<'_> {
@@ -310,32 +230,6 @@ impl Sides<'_> {
     }
 }
 
-/// What a directory is on the left side.
-#[derive(Debug, Clone)]
-struct LeftDir {
-    /// There is no such directory: everything in it is new.
-    absent: bool,
-    base: Option<Rc<Merged>>,
-}
-
-/// What a path is on the left side.
-#[derive(Debug)]
-enum Left {
-    Absent,
-    Dir { meta: Option<Meta>, inode: Option<(usize, u64, u64)>, base: Option<Rc<Merged>> },
-    Held(usize, Record),
-    Lower(Rc<LowerNode>),
-}
-
-/// What a path is on the right side.
-#[derive(Debug)]
-enum Right {
-    Absent,
-    Dir { entry: Entry, is_context: bool, inode: Option<(usize, u64, u64)>, base: Option<Rc<Merged>> },
-    Seen(Seen),
-    Lower(Rc<LowerNode>),
-}
-
 struct Judge<'a> {
     sides: &'a Sides<'a>,
     tiers: Tiers<'a>,
@@ -349,6 +243,19 @@ struct Judge<'a> {
     lower_links: HashMap<(usize, u64, u64), (PathBytes, Option<usize>)>,
     /// Directories on the way, with whether they were emitted.
     parents: Vec<Parent>,
+    /// The root and those directories, with what is to come in each. A list and no recursion: a tree may be
+    /// deeper than a stack.
+    open: Vec<OpenDir>,
+}
+
+/// A directory whose names are being looked at.
+#[derive(Debug)]
+struct OpenDir {
+    path: PathBytes,
+    right: Option<Rc<Merged>>,
+    left: LeftDir,
+    /// Names that must be looked at although nobody mentions them.
+    listed: std::iter::Peekable<std::vec::IntoIter<Vec<u8>>>,
 }
 
 #[derive(Debug)]
@@ -370,16 +277,28 @@ fn child_name<'p>(path: &'p [u8], dir: &[u8]) -> Option<&'p [u8]> {
 }
 
 impl Judge<'_> {
-    fn directory(&mut self, path: &[u8], right: Option<Rc<Merged>>, left: LeftDir) -> Result<(), JudgeError> {
-        let mut listed = self.listed(path, right.as_ref(), &left)?.into_iter().peekable();
-        loop {
-            let seen = self.seen.as_ref().and_then(|seen| child_name(&seen.node.path, path));
-            let said = self.tiers.peek().and_then(|said| child_name(&said.path, path));
-            let names = [seen, said, listed.peek().map(Vec::as_slice)];
-            let Some(name) = names.into_iter().flatten().min() else { return Ok(()) };
+    /// What is in the directory comes next.
+    fn open(&mut self, path: PathBytes, right: Option<Rc<Merged>>, left: LeftDir) -> Result<(), JudgeError> {
+        let listed = self.listed(&path, right.as_ref(), &left)?.into_iter().peekable();
+        self.open.push(OpenDir { path, right, left, listed });
+        Ok(())
+    }
+
+    fn run(&mut self) -> Result<(), JudgeError> {
+        while let Some(dir) = self.open.last_mut() {
+            let seen = self.seen.as_ref().and_then(|seen| child_name(&seen.node.path, &dir.path));
+            let said = self.tiers.peek().and_then(|said| child_name(&said.path, &dir.path));
+            let names = [seen, said, dir.listed.peek().map(Vec::as_slice)];
+            let Some(name) = names.into_iter().flatten().min() else {
+                self.open.pop();
+                // the root is nobody's parent
+                self.parents.pop();
+                continue;
+            };
             let name = name.to_vec();
-            let child = join(path, &name);
-            listed.next_if(|listed| *listed == name);
+            let child = join(&dir.path, &name);
+            dir.listed.next_if(|listed| *listed == name);
+            let (right, left) = (dir.right.clone(), dir.left.clone());
             let seen = match &self.seen {
                 Some(seen) if seen.node.path == child => {
                     let after = self.walk.next()?;
@@ -400,6 +319,7 @@ impl Judge<'_> {
             };
             self.name(&child, seen, said, right.as_ref(), &left)?;
         }
+        Ok(())
     }
 
     /// Names of the base that must be looked at although nobody mentions them: where the two sides show
@@ -445,7 +365,7 @@ impl Judge<'_> {
         // what no image can hold is not in that of the base either
         let in_image = |found: Found| match found {
             Found::Other(lower) if !is_in_image(&lower.node) => Found::Absent,
-            _ if name.starts_with(b".wh.") => Found::Absent,
+            _ if !is_nameable(path) => Found::Absent,
             found => found,
         };
         let is_same_dir = match (right_dir, &left_dir.base) {
@@ -507,110 +427,6 @@ impl Judge<'_> {
         self.enter(entry, true, base, left, None)
     }
 
-    fn left(&self, said: &Option<Said>, base: Found, absent: bool) -> Result<Left, JudgeError> {
-        if absent {
-            return Ok(Left::Absent);
-        }
-        let below = said.as_ref().and_then(|said| said.below.as_ref().map(|below| (below, said.base_hidden)));
-        Ok(match (below, base) {
-            (Some(((layer, record), base_hidden)), base) => match record.entry.kind {
-                Kind::Whiteout => Left::Absent,
-                Kind::Dir => Left::Dir {
-                    meta: Some(record.entry.meta.clone()),
-                    inode: None,
-                    base: match base {
-                        Found::Dir(_, merged) if !base_hidden => Some(merged),
-                        _ => None,
-                    },
-                },
-                _ => Left::Held(*layer, record.clone()),
-            },
-            (None, Found::Absent) => Left::Absent,
-            (None, Found::Dir(lower, merged)) => {
-                let meta = lower.node.meta(self.sides.lower_ids)?;
-                Left::Dir { meta: Some(meta), inode: Some(lower.inode()), base: Some(merged) }
-            }
-            (None, Found::Other(lower)) => Left::Lower(lower),
-        })
-    }
-
-    /// `None`: a name that cannot be decided in this pass.
-    fn right(
-        &mut self,
-        path: &[u8],
-        seen: Option<Seen>,
-        base: &Found,
-        right_dir: Option<&Rc<Merged>>,
-        left: &Left,
-    ) -> Result<Option<Right>, JudgeError> {
-        let sides = self.sides;
-        let name = split(path).1;
-        let Some(seen) = seen else {
-            return Ok(Some(match base {
-                _ if name.starts_with(b".wh.") => Right::Absent,
-                Found::Absent => Right::Absent,
-                Found::Dir(lower, merged) => Right::Dir {
-                    entry: sides
-                        .entry(&lower.node, path, sides.lower_ids)?
-                        .unwrap_or_else(|| dir_entry(path)),
-                    is_context: false,
-                    inode: Some(lower.inode()),
-                    base: Some(Rc::clone(merged)),
-                },
-                Found::Other(lower) if is_in_image(&lower.node) => Right::Lower(Rc::clone(lower)),
-                Found::Other(_) => Right::Absent,
-            }));
-        };
-        if name.starts_with(b".wh.") {
-            self.decisions.left_out(path, LeftOut::ReservedName);
-            self.skip_seen(path)?;
-            return Ok(Some(Right::Absent));
-        }
-        let mut seen = seen;
-        let holds = |(key, _): &(Vec<u8>, Vec<u8>)| !key.contains(&b'=');
-        if !seen.node.xattrs.iter().all(holds) {
-            self.decisions.left_out(path, LeftOut::XattrName);
-            seen.node.xattrs.retain(holds);
-        }
-        match &seen.node.what {
-            What::Whiteout => Ok(Some(Right::Absent)),
-            What::Socket => {
-                self.decisions.left_out(path, LeftOut::Socket);
-                Ok(Some(Right::Absent))
-            }
-            What::CharDevice(0, 0) => {
-                self.decisions.left_out(path, LeftOut::WhiteoutDevice);
-                Ok(Some(Right::Absent))
-            }
-            What::Dir { opaque, redirect } => {
-                let merged = match (opaque, redirect) {
-                    (Opaque::Yes, _) => None,
-                    (_, None) if sides.upper_is_whole => None,
-                    (_, None) => match base {
-                        Found::Dir(_, merged) => Some(Rc::clone(merged)),
-                        _ => None,
-                    },
-                    (_, Some(redirect)) => {
-                        let nothing = Merged::default();
-                        let parent = right_dir.map_or(&nothing, |dir| dir);
-                        match sides.lowers.redirected(parent, redirect, path)? {
-                            Found::Dir(_, merged) => Some(merged),
-                            _ => None,
-                        }
-                    }
-                };
-                let mut entry =
-                    sides.entry(&seen.node, path, sides.upper_ids)?.unwrap_or_else(|| dir_entry(path));
-                if let (true, Left::Dir { meta: Some(meta), .. }) = (seen.node.context, left) {
-                    entry.meta = meta.clone();
-                }
-                let is_context = seen.node.context;
-                Ok(Some(Right::Dir { entry, is_context, inode: None, base: merged }))
-            }
-            _ => Ok(Some(Right::Seen(seen))),
-        }
-    }
-
     fn removed(&mut self, path: &[u8], left: &Left, held: Option<(usize, Record)>) -> Result<(), JudgeError> {
         if !matches!(left, Left::Absent) {
             self.bury(left);
@@ -655,9 +471,7 @@ impl Judge<'_> {
             self.emit_marker(marker, held)?;
             below = LeftDir { absent: true, base: None };
         }
-        self.directory(&path, base, below)?;
-        self.parents.pop();
-        Ok(())
+        self.open(path, base, below)
     }
 
     /// Whether so much of the base's directory is hidden that one marker is better than its names.
@@ -671,7 +485,13 @@ impl Judge<'_> {
         if right.is_some_and(|right| right.is_same(base)) {
             return Ok(false);
         }
-        Ok(self.sides.lowers.names(base, path)?.len() > MANY_NAMES)
+        let names = self.sides.lowers.names(base, path)?;
+        // a marker hides also what does not belong to the save, and nobody may delete that
+        let is_selected = |name: &Vec<u8>| {
+            let path = join(path, name);
+            [false, true].into_iter().all(|is_dir| (self.sides.select)(&path, is_dir) == Select::Take)
+        };
+        Ok(names.len() > MANY_NAMES && names.iter().all(is_selected))
     }
 
     /// A name of the upper that is no directory.
@@ -725,99 +545,6 @@ impl Judge<'_> {
         let taken = self.emit(entry, source, hash, was, held)?;
         self.groups.emitted(inode, &path, taken);
         self.skip_said(&path, true)
-    }
-
-    /// What the bytes hash to, read for it where an earlier layer likely has them: same size, same time of
-    /// last change, only owner or mode moved.
-    fn likely_held(
-        &mut self,
-        seen: &Seen,
-        entry: &Entry,
-        held: Option<&(usize, Record)>,
-        right_dir: Option<&Rc<Merged>>,
-    ) -> Result<Option<ContentHash>, JudgeError> {
-        let is_likely = |(_, record): &(usize, Record)| {
-            record.content.is_some_and(|content| content.size > 0 && content.size == seen.node.stat.size)
-                && record.entry.meta.mtime == entry.meta.mtime
-        };
-        match seen.hash {
-            None if seen.is_moved || held.is_some_and(is_likely) => self.hash(seen, right_dir),
-            known => Ok(known),
-        }
-    }
-
-    /// What the bytes that the name shows hash to; those of a metadata-only file are in a lower.
-    fn hash(
-        &mut self,
-        seen: &Seen,
-        right_dir: Option<&Rc<Merged>>,
-    ) -> Result<Option<ContentHash>, JudgeError> {
-        match &seen.node.what {
-            What::File { metacopy: Some(metacopy) } => {
-                let lower =
-                    self.sides.lowers.metacopy_data(right_dir.map(|dir| &**dir), metacopy, &seen.node)?;
-                Ok(Some(self.bytes.hash_lower(&lower)?))
-            }
-            _ => Ok(self.bytes.hash(seen)?),
-        }
-    }
-
-    /// `None`: its bytes cannot be read now.
-    fn is_unchanged(
-        &mut self,
-        seen: &Seen,
-        left: &Left,
-        base: &Found,
-        right_dir: Option<&Rc<Merged>>,
-    ) -> Result<Option<bool>, JudgeError> {
-        match left {
-            Left::Absent | Left::Dir { .. } => Ok(Some(false)),
-            Left::Held(_, record) => {
-                let entry = self.sides.entry(&seen.node, &seen.node.path, self.sides.upper_ids)?;
-                if entry.as_ref() != Some(&record.entry) {
-                    return Ok(Some(false));
-                }
-                let Some(content) = record.content.filter(|content| content.size > 0) else {
-                    return Ok(Some(true));
-                };
-                let hash = match seen.hash {
-                    Some(hash) => Some(hash),
-                    None => self.hash(seen, right_dir)?,
-                };
-                Ok(hash.map(|hash| hash == content.hash))
-            }
-            Left::Lower(lower) => {
-                let same = self.is_base(seen, lower, base, right_dir)?;
-                if same == Some(true) {
-                    self.decisions.is_base(&seen.node.path);
-                }
-                Ok(same)
-            }
-        }
-    }
-
-    /// Whether the upper's name is a copy that did not change: everything equal, bytes included. A copy of
-    /// one name of a hard link is a change: it broke the link.
-    fn is_base(
-        &mut self,
-        seen: &Seen,
-        lower: &LowerNode,
-        base: &Found,
-        right_dir: Option<&Rc<Merged>>,
-    ) -> Result<Option<bool>, JudgeError> {
-        let (node, other) = (&seen.node, &lower.node);
-        let same = node.kind() == other.kind()
-            && node.meta(self.sides.upper_ids)? == other.meta(self.sides.lower_ids)?
-            && (other.stat.nlink == 1 || self.sides.upper_is_whole);
-        let What::File { metacopy } = &node.what else { return Ok(Some(same)) };
-        if !same || node.stat.size == 0 || seen.is_base {
-            return Ok(Some(same));
-        }
-        if let Some(metacopy) = metacopy {
-            let data = self.sides.lowers.metacopy_data(right_dir.map(|dir| &**dir), metacopy, node)?;
-            return Ok(Some(matches!(base, Found::Other(_)) && data.place()? == lower.place()?));
-        }
-        Ok(self.bytes.is_equal(seen, lower)?)
     }
 
     /// A file of the base that shows on the right side and may not on the left.
@@ -875,117 +602,4 @@ impl Judge<'_> {
         self.emit(entry, source, hash, was, held)?;
         self.skip_said(path, true)
     }
-
-    /// Emits the directories on the way that were not yet. `was`: the last of them is itself a change.
-    fn emit_parents(&mut self, was: Option<Was>) -> Result<(), JudgeError> {
-        let count = self.parents.len();
-        for at in 0..count {
-            if std::mem::replace(&mut self.parents[at].is_emitted, true) {
-                continue;
-            }
-            let (entry, held) = (self.parents[at].entry.clone(), self.parents[at].held.take());
-            let was = match was.filter(|_| at + 1 == count) {
-                _ if self.parents[at].replaces => Was::Replaced,
-                was => was.unwrap_or(Was::Parent),
-            };
-            let source = member_of(held, &entry).unwrap_or(Source::Nothing);
-            self.decisions.step(Step { entry, source, hash: None, was })?;
-        }
-        Ok(())
-    }
-
-    fn emit_marker(&mut self, entry: Entry, held: Option<(usize, Record)>) -> Result<(), JudgeError> {
-        // a marker moves only with its directory; when that is written anew, so is the marker
-        let source = match held {
-            Some((layer, Record { opaque: Some(extent), entry: dir, .. }))
-                if self.parents.last().is_some_and(|parent| parent.entry == dir) =>
-            {
-                Source::Member { layer, extent }
-            }
-            _ => Source::Nothing,
-        };
-        Ok(self.decisions.step(Step { entry, source, hash: None, was: Was::Present })?)
-    }
-
-    /// Emits a member that is no directory, taking over from earlier layers what they have of it. Returns
-    /// the layer whose whole member is taken over.
-    fn emit(
-        &mut self,
-        entry: Entry,
-        source: Source,
-        hash: Option<ContentHash>,
-        was: Was,
-        held: Option<(usize, Record)>,
-    ) -> Result<Option<usize>, JudgeError> {
-        self.emit_parents(None)?;
-        let source = match (held, hash) {
-            (Some((layer, record)), Some(hash))
-                if record.content.is_some_and(|content| content.hash == hash) =>
-            {
-                match record.content {
-                    _ if record.entry == entry => Source::Member { layer, extent: record.extent },
-                    Some(content) if content.size > 0 => Source::Data { layer, content },
-                    _ => source,
-                }
-            }
-            (held, None) if source == Source::Nothing => member_of(held, &entry).unwrap_or(source),
-            _ => source,
-        };
-        let source = match (source, hash.and_then(|hash| self.sides.elsewhere.get(&hash))) {
-            (Source::Upper(_), Some(&(layer, content))) => Source::Data { layer, content },
-            (source, _) => source,
-        };
-        let taken = match source {
-            Source::Member { layer, .. } => Some(layer),
-            _ => None,
-        };
-        self.decisions.step(Step { entry, source, hash, was })?;
-        Ok(taken)
-    }
-
-    fn bury(&mut self, left: &Left) {
-        let Left::Held(layer, Record { entry, content, .. }) = left else { return };
-        match (&entry.kind, content) {
-            // its bytes are those of the first name
-            (Kind::Hardlink { .. }, _) => self.decisions.buried(*layer, 0),
-            (_, Some(content)) => self.decisions.buried(*layer, content.size),
-            _ => {}
-        }
-    }
-
-    /// Passes over what the own layers say below `path`; `gone`: those that stay keep it unseen.
-    fn skip_said(&mut self, path: &[u8], gone: bool) -> Result<(), JudgeError> {
-        while self.tiers.peek().is_some_and(|said| is_below(&said.path, path)) {
-            let said = self.tiers.next()?;
-            if gone && let Some(Said { below: Some((layer, record)), .. }) = said {
-                self.bury(&Left::Held(layer, record));
-            }
-        }
-        Ok(())
-    }
-
-    /// Passes over what the upper has below `path`.
-    fn skip_seen(&mut self, path: &[u8]) -> Result<(), JudgeError> {
-        while self.seen.as_ref().is_some_and(|seen| is_below(&seen.node.path, path)) {
-            self.seen = self.walk.next()?;
-        }
-        Ok(())
-    }
-}
-
-/// The whole member of an earlier layer, where it says the same and has no bytes to compare.
-fn member_of(held: Option<(usize, Record)>, entry: &Entry) -> Option<Source> {
-    let (layer, record) = held?;
-    let empty =
-        record.content.is_none_or(|content| content.size == 0 || matches!(entry.kind, Kind::Hardlink { .. }));
-    (record.entry == *entry && empty).then_some(Source::Member { layer, extent: record.extent })
-}
-
-/// Whether an image has an entry for a name of a lower that is no directory.
-fn is_in_image(node: &Node) -> bool {
-    !matches!(node.what, What::Socket | What::Whiteout | What::CharDevice(0, 0))
-}
-
-fn dir_entry(path: &[u8]) -> Entry {
-    Entry { path: path.to_vec(), kind: Kind::Dir, meta: Meta { mode: 0o755, ..Meta::default() } }
 }
