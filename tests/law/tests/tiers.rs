@@ -144,7 +144,7 @@ fn merging_any_neighbours_changes_nothing() {
         fs::write(root.join(format!("f{}", round % 5)), noise(round, size)).unwrap();
         let dir = root.join(format!("dir{}", round % 3));
         let _ = fs::remove_dir_all(&dir);
-        if round % 2 == 0 {
+        if round.is_multiple_of(2) {
             fs::create_dir(&dir).unwrap();
             fs::write(dir.join(format!("{round}")), noise(round, 30)).unwrap();
         }
@@ -167,7 +167,8 @@ fn other_options_begin_a_new_chain_and_are_told() {
     large(&world, "large", 6);
     fs::write(world.root().join("secret"), "kept out later").unwrap();
     save(&world);
-    let changed: [(&str, fn(&mut Request)); 4] = [
+    type Change = fn(&mut Request);
+    let changed: [(&str, Change); 4] = [
         ("exclude", |request| {
             request.selection = Selection { exclude: vec!["secret".to_owned()], only: Vec::new() };
         }),
@@ -223,7 +224,8 @@ fn lost_layers_cost_a_full_one_and_are_told() {
     let Some(world) = world("lost") else { return };
     large(&world, "large", 7);
     let state = world.store.root().join("state");
-    let losses: [(&str, &dyn Fn(&Report)); 6] = [
+    type Lose<'a> = &'a dyn Fn(&Report);
+    let losses: [(&str, Lose<'_>); 6] = [
         ("blob", &|report| remove_own_blobs(&world, report)),
         ("table", &|_| {
             files(&state.join("layers"), "table").iter().for_each(|f| fs::remove_file(f).unwrap())
