@@ -1,7 +1,5 @@
 //! A save that dies at each durable step, and layers that were damaged in the store.
 
-#![expect(clippy::unwrap_used, reason = "a case that fails tells where")]
-
 use std::fs;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
