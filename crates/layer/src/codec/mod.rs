@@ -10,7 +10,7 @@
 //! | gzip | one member's header | raw deflate blocks ended by a sync flush | empty final block, CRC-32, length |
 //! | zstd | | one zstd frame with its content size, no checksum | |
 //!
-//! Data that does not compress is found by a sample and [stored](stored::Stored) in blocks written by
+//! Data that does not compress is found by a sample and stored in blocks written by
 //! hand: the bytes are not even copied.
 
 pub(crate) mod stored;

@@ -37,7 +37,7 @@
 //! [`Unpacker::finish`] the target survives a power cut, before the rename it does not exist.
 //!
 //! # Memory
-//! Writers hold at most [`content::WAITING`] files of up to 1 MiB; an entry of the layer costs 16 bytes,
+//! Writers hold at most `content::WAITING` files of up to 1 MiB; an entry of the layer costs 16 bytes,
 //! a directory of the image about 100.
 
 mod apply;
