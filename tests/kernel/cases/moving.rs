@@ -19,6 +19,7 @@ pub(crate) fn cases() -> Vec<Case> {
     vec![
         Case::new("moving::appended_is_a_prefix", container, appended),
         Case::new("moving::overwritten_is_torn", container, overwritten),
+        Case::new("moving::held_open_with_a_second_name", container, held_open),
         Case::new("moving::another_boot_reads_again", &[Root, Overlay], another_boot),
         Case::new("moving::bytes_lost_by_a_power_cut", &[Root, Overlay, Ext4], power_cut),
     ]
@@ -84,6 +85,29 @@ fn overwritten() -> Result<()> {
     let ran = headstart.ok(["commit", "-o", "json", "--pid", &container.pid().to_string(), "saved:1"])?;
     let report = answer(&ran)?;
     ensure!(listed(&report, "torn").is_empty() && report["moments"]["pause_ns"].is_u64(), "{report}");
+    Ok(())
+}
+
+/// A file that only the pause can capture keeps its second name, which waits with it.
+fn held_open() -> Result<()> {
+    let scratch = Scratch::new("held-open")?;
+    let headstart = Headstart::new(&scratch)?;
+    let overlay = OverlayMount::over_busybox(&scratch)?;
+    // enough that the container runs while most is packed
+    fs::write(overlay.target().join("other"), noise(6, 12 << 20))?;
+    let script = "ln /large /linked; exec 3>>/large; : > /started; while :; do sleep 1; done";
+    let container = busy(&scratch, &overlay, script)?;
+    let pid = container.pid().to_string();
+    let out = scratch.join("out");
+    for shape in ["--squash", "--cumulative"] {
+        headstart.ok(["commit", shape, "--pid", &pid, "saved:1"])?;
+        headstart.ok(["unpack", "saved:1", path_text(&out)?])?;
+        for name in ["large", "linked"] {
+            let bytes = fs::read(out.join(name)).with_context(|| format!("{shape}: {name}"))?;
+            ensure!(bytes == noise(5, 48 << 20), "{shape}: {name} is another");
+        }
+        fs::remove_dir_all(&out)?;
+    }
     Ok(())
 }
 
