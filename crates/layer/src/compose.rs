@@ -167,6 +167,8 @@ impl Composer {
         feed: &mut F,
         skip: &mut dyn FnMut(&Step) -> Result<bool, F::Error>,
     ) -> Result<(), F::Error> {
+        // what an earlier plan could not read is in this one again
+        self.deferred.clear();
         let mut targets = std::mem::take(&mut self.targets);
         plan.each(|step| {
             if let Kind::Hardlink { target } = step.entry.kind {
