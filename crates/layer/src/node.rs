@@ -284,15 +284,26 @@ impl Node {
         let mut markers = Markers::default();
         let mut room = MAX_XATTRS;
         let failed = |error| NodeError::read(&self.path, error);
-        for key in xattr::list(dir, name).map_err(failed)? {
+        let keys = match xattr::list(dir, name) {
+            // more names than the kernel can list: the markers are asked for one by one
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::TOOBIG.raw_os_error()) => {
+                self.xattrs_too_large = true;
+                let names = ["opaque", "redirect", "metacopy", "whiteout", "nlink"];
+                let full = |prefix: &[u8]| names.map(|name| [prefix, name.as_bytes()].concat()).to_vec();
+                semantics.prefix().map(full).unwrap_or_default()
+            }
+            keys => keys.map_err(failed)?,
+        };
+        for key in keys {
             let own = semantics.prefix().and_then(|prefix| Some((prefix, key.strip_prefix(prefix)?)));
             let kept = match own {
                 // an attribute that the container set is escaped by one `overlay.` at each level
                 Some((prefix, rest)) => match rest.strip_prefix(b"overlay.") {
                     Some(inner) => [prefix, inner].concat(),
                     None => {
-                        let value = xattr::get(dir, name, &key).map_err(failed)?.unwrap_or_default();
-                        markers.note(rest, value, semantics).map_err(failed)?;
+                        if let Some(value) = xattr::get(dir, name, &key).map_err(failed)? {
+                            markers.note(rest, value, semantics).map_err(failed)?;
+                        }
                         continue;
                     }
                 },

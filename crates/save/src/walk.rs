@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use layer::entry::{PathBytes, path_order, split};
-use layer::judge::{Seen, Walk};
+use layer::judge::{MAX_FILE, Seen, Walk};
 use layer::node::{Node, What};
 use layer::scan::Visit;
 use layer::spool::{SpillDir, Spool, SpoolReader};
@@ -341,6 +341,7 @@ impl Visit for Collector<'_> {
         if let Some(captures) = &mut self.captures
             && seen.hash.is_none()
             && matches!(seen.node.what, What::File { metacopy: None })
+            && seen.node.stat.size < MAX_FILE
         {
             let name = split(&seen.node.path).1.to_vec();
             captures.take(dir, &name, &mut seen.node, self.cancel);

@@ -44,7 +44,7 @@ use paths::{Left, LeftDir, Right, is_in_image, is_nameable};
 const MANY_NAMES: usize = 1000;
 
 /// A file of this many bytes or more is not packed: somebody made a hole that takes years to read.
-const MAX_FILE: u64 = 8 << 40;
+pub const MAX_FILE: u64 = 8 << 40;
 
 /// A name of the upper with what is known of it.
 #[derive(Debug, Clone, PartialEq, Eq)]
