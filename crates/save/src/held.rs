@@ -47,6 +47,9 @@ impl Captures {
     /// now, and the node says so. One that is gone or cannot be captured is left to be read afterwards, as
     /// if there had been no pause; the latter is told in [`Captures::missed`].
     pub(crate) fn take(&mut self, dir: BorrowedFd<'_>, name: &[u8], node: &mut Node, cancel: &AtomicBool) {
+        if self.files.contains_key(&node.path) {
+            return; // nothing has moved since, or the pause is no pause
+        }
         let until = self.until;
         let in_time = || until.is_none_or(|until| Instant::now() < until);
         match self.capture(dir, name, node, &|| in_time() && !cancel.load(Ordering::Relaxed)) {

@@ -268,14 +268,17 @@ impl<'a> Job<'a> {
     }
 
     /// Looks again at the names that were touched since a walk, and at what is below those that are new.
-    /// Returns the walk of them alone, and the roots that were walked anew or are gone.
+    /// Returns the walk of them alone, and the roots that were walked anew.
+    ///
+    /// `None` when one of the names is gone: it may have been another name of a file that was written
+    /// through it and has no event of its own. Then everything must be looked at.
     pub(crate) fn look_again(
         &self,
         touched: &std::collections::BTreeSet<PathBytes>,
         directories: &Directories,
         captures: &mut Captures,
         cursor: Option<Cursor<'_>>,
-    ) -> Result<(Walked, HashSet<PathBytes>), SaveError> {
+    ) -> Result<Option<(Walked, HashSet<PathBytes>)>, SaveError> {
         let mut sorted: Vec<&PathBytes> = touched.iter().collect();
         sorted.sort_by(|a, b| layer::entry::path_order(a, b));
         let mut replaced: Option<&PathBytes> = None;
@@ -297,12 +300,17 @@ impl<'a> Job<'a> {
             }
             let known = directories.get(path).map(|&(_, known)| known);
             let is_known = |dir: BorrowedFd<'_>| known.is_some() && DirId::of(dir).ok() == known;
+            let names = collector.walked.totals.names;
             if scan.walk_one(self.upper(), path, &is_known, &mut collector)? {
+                let is_gone = collector.walked.totals.names == names;
+                if is_gone && self.selector.select_alone(path, false) == Select::Take {
+                    return Ok(None);
+                }
                 all_replaced.insert(path.clone());
                 replaced = Some(path);
             }
         }
-        Ok((collector.walked, all_replaced))
+        Ok(Some((collector.walked, all_replaced)))
     }
 
     /// Where files are kept that are captured in the pause.

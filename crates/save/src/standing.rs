@@ -148,16 +148,20 @@ impl Saving<'_> {
         };
         let paused = pause.is_some();
         captures.begin();
-        let (mut walked, merged) = match touched {
+        let seen_again = match touched {
             Touched::Names(names) => {
                 let mut touched = touched_paths(&names, &directories, &deferred);
                 // an event tells the name that was used, not the others of the same file
                 touched.extend(linked.into_iter().flatten());
-                let (walked, replaced) =
-                    job.look_again(&touched, &directories, &mut captures, Some(knowledge.cursor()?))?;
-                (walked, Some((touched, replaced)))
+                let cursor = Some(knowledge.cursor()?);
+                let again = job.look_again(&touched, &directories, &mut captures, cursor)?;
+                again.map(|(walked, replaced)| (walked, Some((touched, replaced))))
             }
-            Touched::All => {
+            Touched::All => None,
+        };
+        let (mut walked, merged) = match seen_again {
+            Some(seen) => seen,
+            None => {
                 let capturing = paused.then_some(&mut captures);
                 (job.walk(Some(knowledge.cursor()?), Trust::ThisSave, None, capturing)?, None)
             }
