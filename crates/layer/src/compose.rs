@@ -75,6 +75,8 @@ pub struct Composer {
     left_out: HashSet<PathBytes>,
     /// Bytes of the tar that [`Packer::resume`] took over unread.
     resumed: u64,
+    /// The same, of the blob.
+    resumed_blob: u64,
 }
 
 /// The bytes of files that hard links point to: from when the file is in until its last link is.
@@ -141,19 +143,21 @@ impl Composer {
     where
         E: From<PackError> + From<io::Error>,
     {
-        let (packer, resumed) = match resume_point(held, options, plan)? {
-            Some((from, point)) => (Packer::resume(blob, options, from, &point)?, point.tar_offset),
-            None => (Packer::create(blob, options)?, 0),
+        let (packer, resumed, resumed_blob) = match resume_point(held, options, plan)? {
+            Some((from, point)) => {
+                (Packer::resume(blob, options, from, &point)?, point.tar_offset, point.blob_offset)
+            }
+            None => (Packer::create(blob, options)?, 0, 0),
         };
         let (records, buffer) = (Spool::new(spill), Vec::new());
         let (targets, deferred, left_out) = (Targets::default(), HashSet::new(), HashSet::new());
-        Ok(Composer { packer, records, buffer, targets, deferred, left_out, resumed })
+        Ok(Composer { packer, records, buffer, targets, deferred, left_out, resumed, resumed_blob })
     }
 
-    /// Bytes of the tar that were taken over without being read or hashed again.
+    /// Bytes of the blob that were taken over without being read or hashed again.
     #[must_use]
     pub fn resumed_bytes(&self) -> u64 {
-        self.resumed
+        self.resumed_blob
     }
 
     /// Packs a plan. `skip` tells members that are in already (directories that lead to new ones).

@@ -162,9 +162,9 @@ impl<'a> Saving<'a> {
             return Ok((Some(over), decided, walked, reading));
         }
         // one new layer is wanted, without what is gone: what was packed is taken over
-        let before = self.buried.clone();
+        let before = (self.buried.clone(), self.rehashed);
         self.end(making)?;
-        self.buried = before;
+        (self.buried, self.rehashed) = before;
         let first = self.layers.pop();
         sealed.extend(first.iter().map(|layer| layer.sealed.clone()));
         let (mut plan, decided) = job.plan(&mut walked, &tables, below, &self.moved, &mut reading)?;
@@ -199,7 +199,9 @@ impl<'a> Saving<'a> {
         let (path, file) = self.chain.scratch(&name)?;
         let path = Scratch(path);
         composer.table(file, &self.job.spill)?;
+        let resumed = composer.resumed_bytes();
         let packed = composer.finish()?;
+        self.rehashed += packed.taken_bytes.saturating_sub(resumed);
         self.buried = chain::buried([&self.buried[..], &buries]);
         self.layers.push(NewLayer::new(packed, ingest, path, buries)?);
         Ok(())

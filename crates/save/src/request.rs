@@ -131,6 +131,8 @@ pub struct Report {
     pub changed_bytes: u64,
     /// Packed bytes taken over from earlier own layers or left where they are.
     pub reused_bytes: u64,
+    /// Of these, what was read and hashed again because something before it in its layer changed.
+    pub rehashed_bytes: u64,
     /// When what was true.
     pub moments: Moments,
     /// Paths that the image lacks, and why, without sockets.

@@ -42,6 +42,8 @@ pub(crate) struct Saving<'a> {
     /// Known files that are no longer under the path they had, and what they hash to.
     pub(crate) elsewhere: Elsewhere,
     pub(crate) moved: HashSet<ContentHash>,
+    /// Packed bytes that were taken over and had to be hashed again.
+    pub(crate) rehashed: u64,
     /// What the layers of this save bury in own layers, by layer.
     pub(crate) buried: Vec<(u64, u64)>,
 }
@@ -63,6 +65,7 @@ impl<'a> Saving<'a> {
             walked: None,
             elsewhere: Elsewhere::new(),
             moved: HashSet::new(),
+            rehashed: 0,
             buried: Vec::new(),
         }
     }
@@ -211,6 +214,7 @@ impl<'a> Saving<'a> {
             removed: self.totals.removed,
             changed_bytes: self.totals.bytes,
             reused_bytes: kept + taken,
+            rehashed_bytes: self.rehashed,
             moments: self.moments,
             left_out: self.decided.left_out.clone(),
             sockets: self.decided.sockets,

@@ -356,3 +356,23 @@ fn two_saves_under_one_date_are_the_same_bytes() {
         two.layers.iter().map(|l| l.digest).collect::<Vec<_>>()
     );
 }
+
+/// The cost of exactly one layer: what follows the first change is hashed again, and the report says how much.
+#[test]
+fn one_layer_tells_what_it_hashes_again() {
+    if !require("one_layer_tells_what_it_hashes_again", &[Capability::Overlay]) {
+        return;
+    }
+    let world = World::new("hashed", PLAIN, base).unwrap();
+    let cumulative = || Request { shape: Shape::Cumulative, ..world.request() };
+    for at in 0..6 {
+        fs::write(world.root().join(format!("file{at}")), noise(at, 3 << 20)).unwrap();
+    }
+    assert_eq!(world.save(&cumulative()).unwrap().rehashed_bytes, 0);
+    fs::write(world.root().join("new"), "at the end").unwrap();
+    let added = world.save(&cumulative()).unwrap();
+    assert!(added.rehashed_bytes < 9 << 20, "{added:#?}");
+    fs::write(world.root().join("file0"), "at the beginning").unwrap();
+    let changed = world.save(&cumulative()).unwrap();
+    assert!(changed.rehashed_bytes > 14 << 20, "{changed:#?}");
+}

@@ -32,7 +32,11 @@ pub(super) fn summary(report: &Report, dry_run: bool) -> String {
     let earlier = report.layers.iter().filter(|layer| !layer.new).count() as u64;
     if report.reused_bytes > 0 {
         let from = human::count(earlier, "earlier layer", "earlier layers");
-        let _ = writeln!(text, "  reused {} from {from}", human::size(report.reused_bytes));
+        let _ = write!(text, "  reused {} from {from}", human::size(report.reused_bytes));
+        if report.rehashed_bytes > 0 {
+            let _ = write!(text, ", hashed {} of it again", human::size(report.rehashed_bytes));
+        }
+        let _ = writeln!(text);
     }
     for line in not_saved(report) {
         let _ = writeln!(text, "  {line}");
@@ -191,6 +195,7 @@ pub(super) struct Json<'a> {
     layers: Vec<Layer>,
     changed: Changed,
     reused_bytes: u64,
+    rehashed_bytes: u64,
     moments: Moments,
     left_out: Vec<LeftOutPath>,
     sockets: u64,
@@ -267,6 +272,7 @@ impl<'a> Json<'a> {
                 .collect(),
             changed: Changed { files: report.changed, bytes: report.changed_bytes, removed: report.removed },
             reused_bytes: report.reused_bytes,
+            rehashed_bytes: report.rehashed_bytes,
             moments: Moments {
                 pause_ns: nanos(report.moments.pause),
                 sealed_ns: nanos(report.moments.sealed),

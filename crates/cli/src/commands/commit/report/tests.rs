@@ -22,6 +22,7 @@ fn report() -> Report {
         removed: 0,
         changed_bytes: 212_000,
         reused_bytes: 9_800_000_000,
+        rehashed_bytes: 0,
         moments: Moments {
             pause: Some(Duration::from_nanos(1_812_345)),
             sealed: Some(Duration::from_millis(6)),
@@ -102,7 +103,7 @@ fn json_is_the_documented_object() {
     assert_eq!(
         line,
         format!(
-            r#"{{"image":"team/api:wip","digest":"{manifest}","id":"{config}","layers":[],"changed":{{"files":14,"bytes":212000,"removed":0}},"reused_bytes":9800000000,"moments":{{"pause_ns":1812345,"sealed_ns":6000000,"durable_ns":14000000,"published_ns":null}},"left_out":[],"sockets":0,"mounts":[],"torn":[],"grew":[],"buried":{{"files":0,"bytes":0}},"warnings":[]}}"#
+            r#"{{"image":"team/api:wip","digest":"{manifest}","id":"{config}","layers":[],"changed":{{"files":14,"bytes":212000,"removed":0}},"reused_bytes":9800000000,"rehashed_bytes":0,"moments":{{"pause_ns":1812345,"sealed_ns":6000000,"durable_ns":14000000,"published_ns":null}},"left_out":[],"sockets":0,"mounts":[],"torn":[],"grew":[],"buried":{{"files":0,"bytes":0}},"warnings":[]}}"#
         )
     );
 }
