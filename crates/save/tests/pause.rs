@@ -184,9 +184,7 @@ fn killed_saver(hierarchy: Hierarchy) {
     assert_eq!(said, "frozen");
     scene.assert_stands_still();
     saver.0.kill().unwrap();
-    wait_for("the guard thaws", Duration::from_millis(100), || {
-        scene.freezer.state().unwrap() == State::Thawed
-    });
+    wait_for("the guard thaws", GUARD_ACTS, || scene.freezer.state().unwrap() == State::Thawed);
     scene.assert_runs();
     wait_for("the guard removes the record", Duration::from_secs(5), || scene.records() == 0);
 }
@@ -207,6 +205,9 @@ fn killed_saver_and_guard(hierarchy: Hierarchy) {
     assert!(recover(scene.run.path()).unwrap().is_empty());
 }
 
+/// Long for a busy machine, and well below the deadline of the pause, which would thaw in any case.
+const GUARD_ACTS: Duration = Duration::from_millis(1200);
+
 fn interrupted_process_group(hierarchy: Hierarchy) {
     let scene = Scene::set(hierarchy);
     let (mut saver, said) = scene.saver(|_| {});
@@ -216,9 +217,7 @@ fn interrupted_process_group(hierarchy: Hierarchy) {
         let _ = kill_process_group(Pid::from_raw(saver.pid()).unwrap(), signal);
     }
     saver.0.wait().unwrap();
-    wait_for("the guard thaws", Duration::from_millis(100), || {
-        scene.freezer.state().unwrap() == State::Thawed
-    });
+    wait_for("the guard thaws", GUARD_ACTS, || scene.freezer.state().unwrap() == State::Thawed);
 }
 
 fn was_paused_stays_paused(hierarchy: Hierarchy) {
