@@ -93,6 +93,12 @@ pub struct Time {
     pub nanos: u32,
 }
 
+impl From<linux::stamp::Timestamp> for Time {
+    fn from(at: linux::stamp::Timestamp) -> Time {
+        Time { secs: at.secs, nanos: at.nanos }
+    }
+}
+
 impl Entry {
     /// The last component of the path.
     #[must_use]

@@ -111,8 +111,7 @@ impl Captures {
 
 /// The size and times that belong to the bytes.
 pub(crate) fn update(stat: &mut Stat, stamp: &Stamp) {
-    let time = |at: linux::stamp::Timestamp| layer::entry::Time { secs: at.secs, nanos: at.nanos };
     stat.size = stamp.size;
-    stat.mtime = time(stamp.mtime);
-    stat.ctime = time(stamp.ctime);
+    stat.mtime = stamp.mtime.into();
+    stat.ctime = stamp.ctime.into();
 }

@@ -47,13 +47,12 @@ impl From<&Stat> for FileStamp {
 
 impl From<&Stamp> for FileStamp {
     fn from(stamp: &Stamp) -> FileStamp {
-        let time = |at: linux::stamp::Timestamp| Time { secs: at.secs, nanos: at.nanos };
         FileStamp {
             dev: stamp.dev,
             ino: stamp.ino,
             size: stamp.size,
-            ctime: time(stamp.ctime),
-            btime: stamp.btime.map(time),
+            ctime: stamp.ctime.into(),
+            btime: stamp.btime.map(Time::from),
         }
     }
 }

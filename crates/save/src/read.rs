@@ -15,7 +15,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use layer::compose::{Fed, Feed};
-use layer::entry::{Entry, Kind, PathBytes, Time, is_below};
+use layer::entry::{Entry, Kind, PathBytes, is_below};
 use layer::judge::{Bytes, Seen, TimePolicy};
 use layer::lowers::{LowerNode, Lowers, Place};
 use layer::node::{Node, NodeError};
@@ -204,7 +204,7 @@ impl<'a> Reading<'a> {
         entry.kind = Kind::File { size };
         if let Opened::InPlace(_, read) = &opened {
             let mtime = read.stamp().mtime;
-            entry.meta.mtime = self.times.apply(Time { secs: mtime.secs, nanos: mtime.nanos });
+            entry.meta.mtime = self.times.apply(mtime.into());
         }
         if size < STREAMED {
             let mut data = std::mem::take(&mut self.buffer);
